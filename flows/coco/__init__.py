@@ -1,0 +1,1 @@
+"""Where photographs and annotations come from: sources, catalogue, selection, pairing, masks."""

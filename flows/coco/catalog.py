@@ -1,0 +1,302 @@
+"""The catalogue: a COCO instances file read once into compact Parquet, cached by the file's hash.
+
+Everything after it, planning included, reads the catalogue, so the JSON (448 MB for train2017) is parsed once for
+all runs. Segmentations stay as the JSON text they are: most are never looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from flows.errors import BadRequest
+
+CATALOG_VERSION: Final = 1
+"""Raised when the catalogue's content changes for the same file; older ones are then made anew."""
+
+MAX_ID: Final = 10**12
+"""Ids from here on do not fit the 12 digits of a sample's key."""
+
+MAX_SIDE: Final = 30_000
+
+IMAGES = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("file_name", pa.string()),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("license", pa.int32()),
+        pa.field("coco_url", pa.string()),
+        pa.field("flickr_url", pa.string()),
+    ]
+)
+
+ANNOTATIONS = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("image_id", pa.int64(), nullable=False),
+        pa.field("category_id", pa.int32(), nullable=False),
+        pa.field("iscrowd", pa.bool_(), nullable=False),
+        pa.field("area", pa.float64(), nullable=False),
+        pa.field("segmentation", pa.binary(), nullable=False),
+    ]
+)
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    id: Any = None
+    image_id: Any = None
+    category_id: Any = None
+    iscrowd: Any = 0
+    area: Any = None
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: Any = None
+    file_name: Any = None
+    width: Any = None
+    height: Any = None
+    license: Any = None
+    coco_url: Any = None
+    flickr_url: Any = None
+
+
+class _Instances(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[Any]
+    licenses: list[Any] = []
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """One annotation file, catalogued.
+
+    Attributes:
+        folder: Holds `images.parquet`, `annotations.parquet` and `about.json`.
+        digest: sha256 of the annotation file.
+        person_ids: Category ids named `person`.
+        categories: Category id to name.
+        licenses: Licence id to `{"name", "url"}`.
+        malformed: Records that could not be catalogued: `images`, `annotations`, and `people` among the latter.
+    """
+
+    folder: Path
+    digest: str
+    person_ids: tuple[int, ...]
+    categories: dict[int, str]
+    licenses: dict[int, dict[str, str | None]]
+    malformed: dict[str, int]
+
+    def images(self) -> pa.Table:
+        """Read the image records, in the file's order."""
+        return pq.read_table(self.folder / "images.parquet", memory_map=True)
+
+    def people(self, *, columns: Sequence[str]) -> pa.Table:
+        """Read the chosen columns of all `person` annotations, crowd regions among them, in the file's order."""
+        wanted = pc.field("category_id").isin(list(self.person_ids))
+        return pq.read_table(
+            self.folder / "annotations.parquet", columns=list(columns), filters=wanted, memory_map=True
+        )
+
+
+def open_catalog(annotations: Path, *, cache: Path) -> Catalog:
+    """Open the catalogue of an annotation file; make it first where the cache does not hold it.
+
+    Raises:
+        BadRequest: The file is missing, not JSON, not COCO instances, or has no person category.
+    """
+    try:
+        with annotations.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadRequest(f"cannot read the annotation file {annotations}: {error.strerror}") from None
+    folder = cache / "catalog" / f"v{CATALOG_VERSION}-{digest[:32]}"
+    if not (folder / "about.json").is_file():
+        _make_catalog(annotations, folder=folder, digest=digest)
+    about = json.loads((folder / "about.json").read_text())
+    return Catalog(
+        folder=folder,
+        digest=digest,
+        person_ids=tuple(about["person_ids"]),
+        categories={int(key): name for key, name in about["categories"].items()},
+        licenses={int(key): value for key, value in about["licenses"].items()},
+        malformed=about["malformed"],
+    )
+
+
+def _make_catalog(annotations: Path, *, folder: Path, digest: str) -> None:
+    """Write the catalogue beside its place and rename it, so that two processes at once do no harm."""
+    instances = _read_instances(annotations)
+    categories = _named(instances.categories)
+    person_ids = [key for key, category in categories.items() if category.get("name") == "person"]
+    if not person_ids:
+        raise BadRequest(f"{annotations} has no category named 'person'; hcoco edits people, so it needs one")
+    images, bad_images = _image_table(instances.images)
+    people, bad_annotations, bad_people = _annotation_table(
+        instances.annotations, images=images, person_ids=frozenset(person_ids)
+    )
+    about = {
+        "source": annotations.name,
+        "sha256": digest,
+        "person_ids": person_ids,
+        "categories": {key: str(category.get("name")) for key, category in categories.items()},
+        "licenses": {
+            key: {"name": _text(v.get("name")), "url": _text(v.get("url"))}
+            for key, v in _named(instances.licenses).items()
+        },
+        "malformed": {"images": bad_images, "annotations": bad_annotations, "people": bad_people},
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        making = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    except OSError as error:
+        raise BadRequest(
+            f"cannot write the cache folder {folder.parent}: {error.strerror}; set HCOCO_CACHE to a folder that can be written"
+        ) from None
+    try:
+        pq.write_table(images, making / "images.parquet", compression="zstd")
+        pq.write_table(people, making / "annotations.parquet", compression="zstd", row_group_size=65_536)
+        (making / "about.json").write_text(json.dumps(about, indent=1))
+        _rename_folder(making, folder)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+
+
+def _rename_folder(making: Path, folder: Path) -> None:
+    try:
+        making.replace(folder)
+    except OSError:
+        if not (folder / "about.json").is_file():
+            raise
+
+
+def _read_instances(annotations: Path) -> _Instances:
+    """Parse the file without copying its segmentations: they stay views of the mapped file."""
+    with annotations.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            raise BadRequest(f"{annotations} is empty; expected a COCO instances file (JSON)")
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        return msgspec.json.decode(text, type=_Instances)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{annotations} is JSON but not a COCO instances file: {error}") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return _read_lenient(annotations, text)
+
+
+def _read_lenient(annotations: Path, text: mmap.mmap) -> _Instances:
+    """Parse what only Python's reader takes (`NaN` among the numbers), at its price in memory."""
+    try:
+        value = json.loads(bytes(text))
+        for annotation in value["annotations"]:
+            annotation["segmentation"] = msgspec.Raw(json.dumps(annotation.get("segmentation")).encode())
+        return msgspec.convert(value, type=_Instances)
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise BadRequest(f"{annotations} is not JSON{where}; expected a COCO instances file") from None
+    except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
+        raise BadRequest(f"{annotations} is JSON but not a COCO instances file") from None
+
+
+def _named(records: Sequence[Any]) -> dict[int, dict[str, Any]]:
+    return {r["id"]: r for r in records if isinstance(r, dict) and _is_id(r.get("id")) and r["id"] < 2**31}
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < MAX_ID
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _image_table(records: Sequence[_Image]) -> tuple[pa.Table, int]:
+    """Keep the records with a valid id, name and size, the first of each id; count the others."""
+    good: dict[int, _Image] = {}
+    for record in records:
+        sizes = all(type(side) is int and 0 < side <= MAX_SIDE for side in (record.width, record.height))
+        if _is_id(record.id) and record.id not in good and sizes and _text(record.file_name):
+            good[record.id] = record
+    columns = {
+        "id": list(good),
+        "file_name": [record.file_name for record in good.values()],
+        "width": [record.width for record in good.values()],
+        "height": [record.height for record in good.values()],
+        "license": [r.license if _is_id(r.license) and r.license < 2**31 else None for r in good.values()],
+        "coco_url": [_text(record.coco_url) for record in good.values()],
+        "flickr_url": [_text(record.flickr_url) for record in good.values()],
+    }
+    return pa.table(columns, schema=IMAGES), len(records) - len(good)
+
+
+def _annotation_table(
+    records: Sequence[_Annotation], *, images: pa.Table, person_ids: frozenset[int]
+) -> tuple[pa.Table, int, int]:
+    """Keep the records that name an image and have an id of their own; count the others, and the people among them."""
+    sizes = dict(
+        zip(
+            images["id"].to_pylist(),
+            pc.multiply(images["width"].cast(pa.int64()), images["height"].cast(pa.int64())).to_pylist(),
+            strict=True,
+        )
+    )
+    seen: set[int] = set()
+    good: list[_Annotation] = []
+    bad_people = 0
+    for record in records:
+        fits = _is_id(record.id) and record.id not in seen and _is_id(record.image_id) and record.image_id in sizes
+        if fits and type(record.category_id) is int and 0 <= record.category_id < 2**31:
+            seen.add(record.id)
+            good.append(record)
+        else:
+            bad_people += type(record.category_id) is int and record.category_id in person_ids
+    columns = {
+        "id": np.fromiter((record.id for record in good), dtype=np.int64, count=len(good)),
+        "image_id": np.fromiter((record.image_id for record in good), dtype=np.int64, count=len(good)),
+        "category_id": np.fromiter((record.category_id for record in good), dtype=np.int32, count=len(good)),
+        "iscrowd": np.fromiter((bool(record.iscrowd) for record in good), dtype=np.bool_, count=len(good)),
+        "area": np.fromiter(
+            (_area(record, sizes[record.image_id]) for record in good), dtype=np.float64, count=len(good)
+        ),
+        "segmentation": pa.array((bytes(record.segmentation) for record in good), type=pa.binary(), size=len(good)),
+    }
+    return pa.table(columns, schema=ANNOTATIONS), len(records) - len(good), bad_people
+
+
+def _area(record: _Annotation, pixels: int) -> float:
+    """Take the annotated area where it is believable, else the polygons' own (shoelace formula)."""
+    area = record.area
+    if isinstance(area, int | float) and math.isfinite(area) and 0 < area <= pixels:
+        return float(area)
+    try:
+        value = json.loads(bytes(record.segmentation))
+    except (ValueError, RecursionError):
+        return 0.0
+    if not isinstance(value, list):
+        return float(pixels)  # run lengths: let the mask itself decide, later
+    return min(float(pixels), sum(_shoelace(polygon) for polygon in value if isinstance(polygon, list)))
+
+
+def _shoelace(polygon: list[Any]) -> float:
+    if len(polygon) < 6 or len(polygon) % 2 or not all(isinstance(v, int | float) for v in polygon):
+        return 0.0
+    x, y = np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T
+    area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    return area if math.isfinite(area) else 0.0

@@ -1,0 +1,164 @@
+"""Read photographs that others made: find what is wrong with one before anything is done with it."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+Picture = NDArray[np.uint8]
+
+MAX_BYTES: Final = 200_000_000
+MAX_PIXELS: Final = 100_000_000
+
+GREY_LEVELS: Final = 8
+"""A pixel is grey where its channels lie within so many levels of each other."""
+GREY_SHARE: Final = 0.95
+"""A photograph is greyscale where at least this share of its pixels is grey."""
+_CLEARLY_COLOURED: Final = 0.75
+"""Below this share of grey pixels in the picture reduced eightfold, the full picture needs no count."""
+
+_DECODING_ERRORS: Final = (
+    *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, IndexError, KeyError, ZeroDivisionError),
+)
+"""What Pillow is known to raise on files that are no pictures, or broken ones."""
+
+Image.MAX_IMAGE_PIXELS = None  # sizes are checked below, before any decoding, with a reason instead of a warning
+
+
+class BadPicture(Exception):  # noqa: N818 - it carries a reason code, it is no programming error
+    """Tell why a photograph cannot be used: a selection reason of the format (`unreadable`, `size_mismatch`)."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Keep the reason code and a line for people."""
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What one look at a photograph's file told: its checksum and whether it is greyscale."""
+
+    crc32: int
+    greyscale: bool
+
+
+def locate(folder: Path, file_name: str) -> Path:
+    """Join a file name from an annotation to its folder.
+
+    Raises:
+        BadPicture: The name would leave the folder (absolute, `..`, a drive) or cannot be a name at all.
+    """
+    posix, windows = PurePosixPath(file_name), PureWindowsPath(file_name)
+    leaves = posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts
+    if leaves or not posix.parts or "\0" in file_name:
+        raise BadPicture("unreadable", f"the name {file_name!r} leaves the folder of the photographs")
+    return folder / posix
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a photograph's file whole.
+
+    Raises:
+        BadPicture: It is missing, no plain file, empty, or larger than 200 MB.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise BadPicture("unreadable", f"{path.name!r} cannot be read: {error}") from None
+    if not data or len(data) > MAX_BYTES:
+        raise BadPicture("unreadable", f"{path.name!r} is empty or larger than {MAX_BYTES} bytes")
+    return data
+
+
+def screen(data: bytes, *, width: int, height: int) -> Screening:
+    """Look at a photograph's file as cheaply as certainty allows: header, a decode reduced eightfold, greyness.
+
+    Args:
+        data: The file's bytes, of any format that OpenCV and Pillow both read.
+        width: Columns that the annotation promises.
+        height: Rows that the annotation promises.
+
+    Raises:
+        BadPicture: Not a picture, truncated, too large, or of another size than the annotation says.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
+            warnings.simplefilter("ignore")  # of metadata nobody asked for
+            _check_size(image, width=width, height=height)
+            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+            small = np.asarray(image.convert("RGB"))
+    except _DECODING_ERRORS as error:
+        raise BadPicture("unreadable", f"not a picture or cut short: {error}") from None
+    greyscale = grey_share(small) >= _CLEARLY_COLOURED
+    if greyscale:
+        greyscale = grey_share(decode(data, width=width, height=height)) >= GREY_SHARE
+    return Screening(crc32=zlib.crc32(data), greyscale=bool(greyscale))
+
+
+def decode(data: bytes, *, width: int, height: int) -> Picture:
+    """Decode a photograph to uint8 (height, width, 3) RGB: grey, CMYK and 16-bit files alike.
+
+    COCO's annotations are for the pixels as stored, so an EXIF rotation is applied only where the stored size does
+    not fit the annotation and the rotated one does.
+
+    Raises:
+        BadPicture: It cannot be decoded, or fits the annotated size in neither way.
+    """
+    encoded = np.frombuffer(data, dtype=np.uint8)
+    shape: tuple[int, ...] = ()
+    for flags in (cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR_RGB):
+        try:
+            picture: Picture | None = cv2.imdecode(encoded, flags)  # type: ignore[assignment] # None where it fails
+        except cv2.error as error:
+            raise BadPicture("unreadable", f"cannot be decoded: {error.err}") from None
+        if picture is None:
+            raise BadPicture("unreadable", "cannot be decoded")
+        shape = picture.shape
+        if shape == (height, width, 3):
+            return picture
+    raise BadPicture("size_mismatch", f"decodes to {shape[1]} x {shape[0]}, annotated {width} x {height}")
+
+
+def grey_share(picture: Picture) -> float:
+    """Return the share of pixels of a uint8 (H, W, 3) picture whose channels lie within 8 levels of each other."""
+    red, green, blue = cv2.split(picture)
+    spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    return float(np.count_nonzero(spread <= GREY_LEVELS)) / spread.size
+
+
+def scaled_size(*, width: int, height: int, max_side: int | None) -> tuple[int, int]:
+    """Return (width, height) scaled down so that the longer side is at most `max_side`."""
+    longer = max(width, height)
+    if max_side is None or longer <= max_side:
+        return width, height
+    return max(1, round(width * max_side / longer)), max(1, round(height * max_side / longer))
+
+
+def scale_down(picture: Picture, *, width: int, height: int) -> Picture:
+    """Scale a uint8 (H, W, 3) picture down by area averaging."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    return np.asarray(cv2.resize(picture, dsize=(width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+def _check_size(image: Image.Image, *, width: int, height: int) -> None:
+    if (width, height) not in (image.size, _turned_size(image)):
+        raise BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
+    if width * height > MAX_PIXELS:
+        raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
+
+
+def _turned_size(image: Image.Image) -> tuple[int, int]:
+    """Return (width, height) after the rotation that EXIF asks for."""
+    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size

@@ -1,0 +1,197 @@
+"""Where photographs and annotations come from: the embedded sample, a folder, or COCO's own server."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from flows.coco.catalog import Catalog, open_catalog
+from flows.errors import BadRequest
+
+_PEOPLE_COLUMNS: Final = ("id", "image_id", "iscrowd", "area", "segmentation")
+
+
+@dataclass(frozen=True)
+class Subset:
+    """One annotation file and the folder of its photographs."""
+
+    name: str
+    images: Path
+    annotations: Path
+    catalog: Catalog
+
+
+@dataclass(frozen=True)
+class Source:
+    """Photographs with annotations, from one or several subsets.
+
+    Attributes:
+        label: Names the source in the run's name: letters, digits and dashes.
+        subsets: In the order of their names; an image id that several hold belongs to the first.
+    """
+
+    label: str
+    subsets: tuple[Subset, ...]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Return the sha256 of each annotation file by the subset's name."""
+        return {subset.name: subset.catalog.digest for subset in self.subsets}
+
+    @property
+    def licenses(self) -> dict[int, dict[str, str | None]]:
+        """Return what the annotation files say of each licence id."""
+        merged: dict[int, dict[str, str | None]] = {}
+        for subset in reversed(self.subsets):
+            merged.update(subset.catalog.licenses)
+        return dict(sorted(merged.items()))
+
+    @cached_property
+    def malformed_people(self) -> int:
+        """Count the person records that the catalogue could not hold."""
+        return sum(subset.catalog.malformed["people"] for subset in self.subsets)
+
+    def images(self) -> pa.Table:
+        """Read all image records, sorted by id, with a column `subset` that says which subset holds it."""
+        tables = [
+            subset.catalog.images().append_column(
+                "subset", pa.repeat(pa.scalar(index, pa.int32()), len(subset.catalog.images()))
+            )
+            for index, subset in enumerate(self.subsets)
+        ]
+        images = pa.concat_tables(tables).combine_chunks().sort_by([("id", "ascending"), ("subset", "ascending")])
+        return _first_of_each(images)
+
+    def people(self) -> pa.Table:
+        """Read all person annotations, crowd regions among them."""
+        tables = [subset.catalog.people(columns=_PEOPLE_COLUMNS) for subset in self.subsets]
+        people = pa.concat_tables(tables)
+        return people if len(self.subsets) == 1 else _first_of_each(people.sort_by("id"))
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """Keep the first row of each id of a table sorted by id."""
+    ids = table["id"].to_numpy()
+    if len(ids) < 2:
+        return table
+    first = ids[1:] != ids[:-1]
+    return table if first.all() else table.filter(pa.array([True, *first.tolist()]))
+
+
+def open_source(
+    source: str, *, images: Path | None = None, annotations: Path | None = None, cache: Path | None = None
+) -> Source:
+    """Open what the settings `source`, `images` and `annotations` name.
+
+    Raises:
+        BadRequest: Something is missing or holds no COCO annotations; the message says what and how to mend it.
+    """
+    cache = cache or cache_folder()
+    if annotations is not None or (images is not None and source == "sample"):
+        return _open_files(source, images=images, annotations=annotations, cache=cache)
+    if source == "sample":
+        from flows.coco.sample import SAMPLE_VERSION, write_sample  # noqa: PLC0415 - drawing code, for this source only
+
+        folder = cache / "sample" / f"v{SAMPLE_VERSION}"
+        write_sample(folder)
+        return _open_folder(folder, label="sample", images=None, cache=cache)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise BadRequest(
+            f"source {source!r} {what}; give `sample`, a folder in COCO's layout (annotations/instances_*.json beside "
+            "the folders of photographs), or --images and --annotations"
+        )
+    return _open_folder(folder.resolve(), label=_label(folder.resolve().name), images=images, cache=cache)
+
+
+def cache_folder() -> Path:
+    """Return the folder for what several runs share: `HCOCO_CACHE`, else `~/.cache/hcoco` (XDG)."""
+    if named := os.environ.get("HCOCO_CACHE"):
+        return Path(named).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "hcoco"
+
+
+def read_ids(path: Path | None) -> frozenset[int]:
+    """Read a file of image ids: one a line, or a file name that holds one.
+
+    COCO's names end in the id (`000000000139.jpg`, `COCO_val2014_000000000139.jpg`); those of iHarmony4's composites
+    begin with it (`c139_1640_1.jpg`).
+
+    Raises:
+        BadRequest: The file cannot be read, or a line holds no id.
+    """
+    if path is None:
+        return frozenset()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadRequest(f"cannot read the list of excluded ids {path}: {error}") from None
+    ids = set()
+    for number, line in enumerate(lines, start=1):
+        text = line.split("#", maxsplit=1)[0].strip()
+        if not text:
+            continue
+        found = re.fullmatch(r"(?:.*/)?c(\d+)_\d+_\d+\.[a-z]+|(?:.*[^0-9])?(\d{1,12})(?:\.[A-Za-z]+)?", text)
+        if not found:
+            raise BadRequest(f"{path}, line {number}: {text[:60]!r} holds no image id; write one id a line")
+        ids.add(int(found.group(1) or found.group(2)))
+    return frozenset(ids)
+
+
+def _open_files(source: str, *, images: Path | None, annotations: Path | None, cache: Path) -> Source:
+    if images is None or annotations is None:
+        given, missing = ("images", "annotations") if annotations is None else ("annotations", "images")
+        folder = Path(source)
+        if given == "annotations" and source != "sample" and folder.is_dir() and annotations is not None:
+            found = _images_of(folder.resolve(), _subset_name(annotations))
+            if found is not None:
+                return _open_files(source, images=found, annotations=annotations, cache=cache)
+        raise BadRequest(f"--{given} is given without --{missing}; give both, or a folder in COCO's layout as source")
+    if not images.is_dir():
+        raise BadRequest(f"the folder of photographs {images} does not exist; mend --images")
+    catalog = open_catalog(annotations, cache=cache)
+    name = _subset_name(annotations)
+    return Source(_label(name), (Subset(name, images.resolve(), annotations.resolve(), catalog),))
+
+
+def _open_folder(folder: Path, *, label: str, images: Path | None, cache: Path) -> Source:
+    files = sorted([*folder.glob("annotations/instances_*.json"), *folder.glob("instances_*.json")])
+    if not files:
+        raise BadRequest(
+            f"{folder} has no annotations/instances_*.json; give a folder in COCO's layout, or --images and --annotations"
+        )
+    placed = [(file, images or _images_of(folder, _subset_name(file))) for file in files]
+    subsets = [
+        Subset(_subset_name(file), place, file, open_catalog(file, cache=cache))
+        for file, place in placed
+        if place is not None and place.is_dir()
+    ]
+    if not subsets:
+        names: Sequence[str] = [_subset_name(file) for file in files]
+        raise BadRequest(
+            f"{folder} has annotations but no folder of photographs named {' or '.join(names)}; mend it or give --images"
+        )
+    return Source(label, tuple(subsets))
+
+
+def _subset_name(annotations: Path) -> str:
+    """Return `val2017` for `instances_val2017.json`."""
+    return annotations.stem.removeprefix("instances_")
+
+
+def _images_of(folder: Path, subset: str) -> Path | None:
+    places = (folder / subset, folder / "images" / subset, folder / "images")
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _label(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40] or "folder"

@@ -1,0 +1,1 @@
+"""How triplets are made, without Prefect: plan, compose, judge, shard."""

@@ -1,0 +1,214 @@
+"""Make one sample: decode, edit the subject, encode, measure. A pure function of its row of the plan."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from augment import Recipe, draw_recipe, edit_subject, feather, measure_gates
+from augment.checks import foreground_mse
+from flows.coco.masks import Mask, decode_mask, scale_mask
+from flows.coco.pictures import BadPicture, Picture, decode, locate, read_bytes, scale_down, scaled_size
+
+JPEG: Final = (
+    cv2.IMWRITE_JPEG_QUALITY,
+    95,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
+"""Without chroma subsampling the 8x8 blocks are independent: where nothing is edited, nothing differs."""
+PNG: Final = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+BLOCK: Final = 8
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A sample before judgement.
+
+    Attributes:
+        key: Of the sample.
+        members: `composite.jpg`, `real.jpg`, `mask.png` as bytes; empty where a photograph could not be read.
+        recipe: Every drawn number.
+        notes: What the edit found out on the way.
+        gates: Value of every closed-form gate, None where it was not measured.
+        foreground_mse: On the decoded JPEGs, mask > 127, 8-bit scale.
+        psnr: Of the whole decoded pictures, dB, peak 255.
+        failure: `unreadable` where a photograph could not be read, else None.
+    """
+
+    key: str
+    members: Mapping[str, bytes]
+    recipe: Recipe
+    notes: Mapping[str, Any]
+    gates: Mapping[str, float | None]
+    foreground_mse: float | None
+    psnr: float | None
+    failure: str | None = None
+
+
+@dataclass
+class Photograph:
+    """One decoded photograph, and its encoding once somebody asked for it."""
+
+    picture: Picture
+    _jpeg: bytes | None = field(default=None, repr=False)
+
+    @property
+    def jpeg(self) -> bytes:
+        """Return `real.jpg`; encoded once, however many people in it are edited."""
+        if self._jpeg is None:
+            self._jpeg = encode_jpeg(self.picture)
+        return self._jpeg
+
+
+class Photographs:
+    """Decode photographs, each once while it stays among the last few used."""
+
+    def __init__(self, roots: Mapping[str, Path], *, max_side: int | None, keep: int = 4) -> None:
+        """Read below `roots` (folder by subset); keep the `keep` photographs used last."""
+        self._roots = roots
+        self._max_side = max_side
+        self._keep = keep
+        self._recent: OrderedDict[tuple[str, str], Photograph] = OrderedDict()
+
+    def get(self, person: Mapping[str, Any]) -> Photograph:
+        """Return the photograph of a person of the plan.
+
+        Raises:
+            BadPicture: It is gone, changed since it was planned, or cannot be decoded.
+        """
+        name = (person["subset"], person["file_name"])
+        if name in self._recent:
+            self._recent.move_to_end(name)
+            return self._recent[name]
+        data = read_bytes(locate(self._roots[name[0]], name[1]))
+        if zlib.crc32(data) != person["crc32"]:
+            raise BadPicture("unreadable", f"{name[1]!r} has changed since it was planned")
+        picture = decode(data, width=person["width"], height=person["height"])
+        width, height = self._size(person)
+        self._recent[name] = photograph = Photograph(scale_down(picture, width=width, height=height))
+        while len(self._recent) > self._keep:
+            self._recent.popitem(last=False)
+        return photograph
+
+    def mask(self, person: Mapping[str, Any]) -> Mask:
+        """Return a person's mask, bool, in the size of the decoded photograph."""
+        mask = decode_mask(person["segmentation"], height=person["height"], width=person["width"])
+        width, height = self._size(person)
+        return scale_mask(mask, height=height, width=width)
+
+    def _size(self, person: Mapping[str, Any]) -> tuple[int, int]:
+        return scaled_size(width=person["width"], height=person["height"], max_side=self._max_side)
+
+
+def recipe_of(key: str, *, seed: int, families: Mapping[str, float]) -> Recipe:
+    """Draw the recipe of a sample from the run's seed and the sample's key, and from nothing else."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+    return draw_recipe(generator, families=families)
+
+
+def person_of(row: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """Return the columns of `target` or `reference` of a row of the plan, without the prefix."""
+    return {name.removeprefix(f"{role}_"): value for name, value in row.items() if name.startswith(f"{role}_")}
+
+
+def compose(row: Mapping[str, Any], photographs: Photographs, *, recipe: Recipe) -> Made:
+    """Make the sample of one row of the plan."""
+    target, reference = person_of(row, "target"), person_of(row, "reference")
+    try:
+        photograph = photographs.get(target)
+        colours = inside_pixels(photographs.get(reference).picture, photographs.mask(reference))
+    except BadPicture:
+        return Made(row["key"], {}, recipe, {}, {}, None, None, failure="unreadable")
+    alpha = feather(photographs.mask(target), recipe.feather_px)
+    edited = edit_subject(photograph.picture, alpha, colours, recipe)
+    box = block_box(edited.box, height=alpha.shape[0], width=alpha.shape[1])
+    real, composite = crop(photograph.picture, box), crop(edited.picture, box)
+    inside = crop(alpha, box) > 127
+    real_decoded, composite_decoded = through_jpeg(real), through_jpeg(composite)
+    effect = round(foreground_mse(real_decoded, composite_decoded, inside), 4)
+    gates = {name: round(value, 6) for name, value in measure_gates(real, composite, crop(alpha, box)).items()}
+    return Made(
+        key=row["key"],
+        members={
+            "composite.jpg": encode_jpeg(edited.picture),
+            "mask.png": encode_png(alpha),
+            "real.jpg": photograph.jpeg,
+        },
+        recipe=recipe,
+        notes=edited.notes,
+        gates={**gates, "effect_small": effect, "effect_large": effect},
+        foreground_mse=effect,
+        psnr=psnr(real_decoded, composite_decoded, pixels=alpha.size),
+    )
+
+
+def inside_pixels(picture: Picture, mask: Mask) -> Picture:
+    """Gather the pixels of a mask: uint8 (N, 3), in the order of rows."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return np.empty((0, 3), dtype=np.uint8)
+    box = (int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1)
+    return np.asarray(crop(picture, box)[crop(mask, box)], dtype=np.uint8)
+
+
+def crop(array: NDArray[Any], box: Box) -> NDArray[Any]:
+    """Return a view of the box (y0, y1, x0, x1)."""
+    return array[box[0] : box[1], box[2] : box[3]]
+
+
+def block_box(box: Box, *, height: int, width: int) -> Box:
+    """Grow a box to whole 8x8 blocks inside the picture."""
+    y0, y1, x0, x1 = box
+    return (
+        y0 // BLOCK * BLOCK,
+        min(height, -(-y1 // BLOCK) * BLOCK),
+        x0 // BLOCK * BLOCK,
+        min(width, -(-x1 // BLOCK) * BLOCK),
+    )
+
+
+def through_jpeg(picture: Picture) -> Picture:
+    """Encode and decode. A box of whole blocks comes out as it does within the whole picture (tested)."""
+    return np.asarray(
+        cv2.imdecode(_encode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), JPEG), cv2.IMREAD_COLOR_RGB),
+        dtype=np.uint8,
+    )
+
+
+def encode_jpeg(picture: Picture) -> bytes:
+    """Encode uint8 (H, W, 3) RGB as JPEG, quality 95, 4:4:4."""
+    return _encode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), JPEG).tobytes()
+
+
+def encode_png(mask: NDArray[np.uint8]) -> bytes:
+    """Encode uint8 (H, W) as PNG."""
+    return _encode(".png", mask, PNG).tobytes()
+
+
+def psnr(real: Picture, composite: Picture, *, pixels: int) -> float:
+    """Return the PSNR in dB, peak 255, of pictures of `pixels` pixels that differ in these boxes only.
+
+    Pictures without any difference have no finite PSNR; 100 stands for it.
+    """
+    squares = float(cv2.norm(real, composite, cv2.NORM_L2SQR))
+    return round(float(10 * np.log10(255**2 * 3 * pixels / squares)), 4) if squares > 0 else 100.0
+
+
+def _encode(extension: str, picture: NDArray[Any], options: tuple[int, ...]) -> NDArray[np.uint8]:
+    done, encoded = cv2.imencode(extension, picture, options)
+    if not done:
+        raise ValueError(f"cannot encode a picture of shape {picture.shape} as {extension}")
+    return np.asarray(encoded, dtype=np.uint8)

@@ -1,0 +1,455 @@
+"""Plan a run: which edits of which people, in which shards; written to disk before anything is made.
+
+A relaunch reads the plan instead of making it again, so it cannot disagree with it. More samples or variants append
+shards to a plan; everything planned before keeps its place and its bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import augment
+from flows.coco.pair import Pair, pair_subjects
+from flows.coco.pictures import scaled_size
+from flows.coco.select import Candidates, Screened, Selection, Split, screen_candidates, select_by_annotation
+from flows.coco.sources import Source, open_source, read_ids
+from flows.errors import BadRequest
+from flows.settings import BuildSettings, fingerprint, identity
+from flows.store.layout import Layout, write_bytes, writing
+
+Screen = Callable[[Iterable[Any]], Iterator[Sequence[Screened]]]
+"""Screens batches of candidates, in order, somewhere: in this process or in a pool."""
+
+PLAN_VERSION: Final = 1
+
+BYTES_PER_PIXEL: Final = 0.95
+"""Disk of a planned sample over the pixels of its photograph: both JPEGs, the mask and the JSON.
+
+Measured on 2,000 samples of COCO photographs; of them real.jpg and composite.jpg take nearly all.
+"""
+
+_PERSON_FIELDS: Final = (
+    ("image_id", pa.int64()),
+    ("annotation_id", pa.int64()),
+    ("subset", pa.string()),
+    ("file_name", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("crc32", pa.int64()),
+    ("license", pa.int32()),
+    ("coco_url", pa.string()),
+    ("flickr_url", pa.string()),
+    ("segmentation", pa.binary()),
+)
+PLANNED: Final = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("variant", pa.int32()),
+        *((f"target_{name}", kind) for name, kind in _PERSON_FIELDS),
+        *((f"reference_{name}", kind) for name, kind in _PERSON_FIELDS),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard: its name (`train-00000`), where its planned samples stand, and how many pixels they have."""
+
+    name: str
+    split: Split
+    part: int
+    row_group: int
+    planned: int
+    pixels: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan as read from disk.
+
+    Attributes:
+        settings: As the run was first asked for, with the source's absolute folder.
+        identity: What may not differ when the run is continued.
+        code: Version and digest of the code, and the libraries that decide bytes.
+        roots: Folder of the photographs of each subset.
+        selection: Counts as in the manifest.
+        shards: In their order.
+    """
+
+    settings: dict[str, Any]
+    identity: dict[str, Any]
+    code: dict[str, str]
+    roots: dict[str, str]
+    licenses: dict[str, Any]
+    selection: dict[str, Any]
+    parts: tuple[dict[str, Any], ...]
+    shards: tuple[ShardPlan, ...]
+
+    @property
+    def planned(self) -> int:
+        """Return the number of planned samples."""
+        return sum(shard.planned for shard in self.shards)
+
+    @property
+    def seed(self) -> int:
+        """Return the seed."""
+        return int(self.identity["seed"])
+
+    @property
+    def max_side(self) -> int | None:
+        """Return the bound on the longer side, in pixels."""
+        side = self.identity["max_side"]
+        return None if side is None else int(side)
+
+    @property
+    def families(self) -> dict[str, float]:
+        """Return the weights of the families."""
+        return dict(self.identity["families"])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The outcome of planning: the run's folder, its plan, and a word for the user.
+
+    Attributes:
+        bytes_expected: About how much disk the whole run takes.
+        extended: How many samples were added to an earlier plan; 0 for a new or an unchanged one.
+        note: One line where fewer samples exist than were asked for, else None.
+    """
+
+    layout: Layout
+    plan: Plan
+    bytes_expected: int
+    extended: int
+    note: str | None
+
+
+def plan_run(settings: BuildSettings, *, screen: Screen | None = None, root: Path | None = None) -> Planned:
+    """Make the plan of a run, or read and extend the one that is there.
+
+    Args:
+        settings: What is asked for.
+        screen: Looks at the photographs; in this process where not given.
+        root: Folder that relative paths are taken from; the working folder where not given.
+
+    Raises:
+        BadRequest: The source is unusable, holds no pair, or the run exists with other settings.
+    """
+    root = root or Path.cwd()
+    settings = _absolute(settings, root)
+    source = open_source(settings.source, images=settings.images, annotations=settings.annotations)
+    excluded = read_ids(settings.exclude_ids)
+    inputs = {"annotations": source.digests, "excluded": _digest_ids(excluded)}
+    this = identity(settings, inputs=inputs)
+    layout = Layout(settings.output / (settings.run or f"{source.label}-{fingerprint(this)}"))
+    earlier = read_plan(layout) if layout.plan.is_file() else None
+    if earlier is not None:
+        _check_same(earlier, this, layout)
+        if _covers(earlier, settings):
+            return Planned(layout, earlier, _expected_bytes(earlier), 0, None)
+        check_code(earlier, layout)
+    elif layout.run.exists() and not _is_begun(layout):
+        raise BadRequest(f"{layout.run} exists and is no run of hcoco; choose another --run or --output")
+
+    candidates, selection = select_by_annotation(
+        source,
+        min_person_share=settings.min_person_share,
+        licenses=settings.licenses,
+        exclude_ids=excluded,
+        seed=settings.seed,
+    )
+    look = partial(screen_candidates, min_person_share=settings.min_person_share, max_side=settings.max_side)
+    batches = (map(look, candidates.batches())) if screen is None else screen(candidates.batches())
+    pairs = pair_subjects(_counted(batches, selection), variants=settings.variants, seed=settings.seed)
+    wanted = islice(pairs, settings.samples)
+    plan = _write_plan(
+        layout,
+        settings=settings,
+        this=this,
+        source=source,
+        candidates=candidates,
+        pairs=wanted,
+        selection=selection,
+        earlier=earlier,
+    )
+    note = None
+    if settings.samples is not None and plan.planned < settings.samples:
+        note = (
+            f"{settings.samples} samples were asked for, {plan.planned} pairs exist; "
+            f"raise --variants (now {settings.variants}) or take a larger source for more"
+        )
+    before = earlier.planned if earlier else 0
+    return Planned(layout, plan, _expected_bytes(plan), plan.planned - before if earlier else 0, note)
+
+
+def read_plan(layout: Layout) -> Plan:
+    """Read a run's plan.
+
+    Raises:
+        BadRequest: It cannot be read, or was written by an incompatible version.
+    """
+    try:
+        value = json.loads(layout.plan.read_bytes())
+        version = value["version"]
+        shards = tuple(ShardPlan(**shard) for shard in value["shards"])
+        names = ("settings", "identity", "code", "roots", "licenses", "selection")
+        plan = Plan(**{name: value[name] for name in names}, parts=tuple(value["parts"]), shards=shards)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadRequest(f"{layout.plan} is damaged ({error}); restore it, or build into another --run") from None
+    if version != PLAN_VERSION:
+        raise BadRequest(
+            f"{layout.plan} has version {version}, this code reads {PLAN_VERSION}; build into another --run"
+        )
+    return plan
+
+
+def read_planned(layout: Layout, shard: ShardPlan) -> list[dict[str, Any]]:
+    """Read the planned samples of one shard, in the order of their making; nothing else of the plan is loaded."""
+    try:
+        with pq.ParquetFile(layout.plan_part(shard.part)) as file:
+            rows: list[dict[str, Any]] = file.read_row_group(shard.row_group).to_pylist()
+    except (OSError, pa.ArrowInvalid, IndexError) as error:
+        raise BadRequest(
+            f"{layout.plan_part(shard.part)} is damaged ({error}); restore it, or build into another --run"
+        ) from None
+    return rows
+
+
+@cache
+def code_version() -> dict[str, str]:
+    """Describe the code that makes samples: its version, a digest of its text, and the libraries that decide bytes."""
+    here = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for folder in (Path(augment.__file__).parent, here / "coco", here / "make", here / "store"):
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(f"{path.relative_to(folder.parent).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    libraries = ("numpy", "opencv-python-headless", "pycocotools", "pillow", "pyarrow")
+    return {
+        "hcoco": metadata.version("hcoco"),
+        "digest": digest.hexdigest()[:16],
+        "machine": platform.machine(),
+        **{name: metadata.version(name) for name in libraries},
+    }
+
+
+def _is_begun(layout: Layout) -> bool:
+    """Say whether a folder without plan.json holds nothing but what an interrupted planning leaves."""
+    return layout.run.is_dir() and {path.name for path in layout.run.iterdir()} <= {".lock", "plan"}
+
+
+def _absolute(settings: BuildSettings, root: Path) -> BuildSettings:
+    """Take relative paths from `root`."""
+    changes: dict[str, Any] = {
+        name: (root / Path(value).expanduser()).resolve()
+        for name in ("images", "annotations", "output", "exclude_ids")
+        if (value := getattr(settings, name)) is not None
+    }
+    if settings.source != "sample" and not settings.source.startswith("coco:"):
+        changes["source"] = str((root / Path(settings.source).expanduser()).resolve())
+    return settings.model_copy(update=changes)
+
+
+def _digest_ids(ids: frozenset[int]) -> str | None:
+    return hashlib.sha256(json.dumps(sorted(ids)).encode()).hexdigest() if ids else None
+
+
+def _check_same(earlier: Plan, this: dict[str, Any], layout: Layout) -> None:
+    """Refuse to continue a run with other settings, or to mix the samples of two versions of the code."""
+    for name in sorted(set(earlier.identity) | set(this)):
+        before, now = earlier.identity.get(name), this.get(name)
+        if before != now:
+            raise BadRequest(
+                f"{layout.run} was made with another {name} ({_short(before)}, now {_short(now)}); "
+                "choose another --run, or leave --run out"
+            )
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _covers(earlier: Plan, settings: BuildSettings) -> bool:
+    """Say whether the earlier plan is what is asked for now; refuse to shrink it."""
+    asked = (settings.samples, settings.variants)
+    before = (earlier.settings["samples"], earlier.settings["variants"])
+    if asked == before:
+        return True
+    samples = float("inf") if settings.samples is None else settings.samples
+    if settings.variants < before[1] or samples < min(float(before[0] or "inf"), earlier.planned):
+        raise BadRequest(
+            f"the run holds {earlier.planned} planned samples (samples={before[0]}, variants={before[1]}); "
+            "it can be extended, not made smaller; choose another --run"
+        )
+    return False
+
+
+def _counted(batches: Iterable[Sequence[Screened]], selection: Selection) -> Iterator[Screened]:
+    for batch in batches:
+        for screened in batch:
+            selection.count(screened)
+            yield screened
+
+
+def _write_plan(
+    layout: Layout,
+    *,
+    settings: BuildSettings,
+    this: dict[str, Any],
+    source: Source,
+    candidates: Candidates,
+    pairs: Iterable[Pair],
+    selection: Selection,
+    earlier: Plan | None,
+) -> Plan:
+    """Write the new samples as a part of their own, then plan.json, which makes the part count."""
+    parts = list(earlier.parts) if earlier else []
+    known = _known_keys(layout, earlier) if earlier else set()
+    number = len(parts)
+    shards = _write_part(
+        layout.plan_part(number),
+        rows=_rows(source, candidates, pairs),
+        known=known,
+        part=number,
+        first={
+            split: sum(s.split == split for s in (earlier.shards if earlier else ()))
+            for split in ("train", "val", "test")
+        },
+        per_shard=settings.planned_per_shard,
+        max_side=settings.max_side,
+    )
+    if not shards and not known:
+        layout.plan_part(number).unlink(missing_ok=True)
+        raise BadRequest(_nothing_to_plan(selection))
+    if known:
+        raise BadRequest(
+            f"{layout.run} was planned from other photographs than the source holds now; choose another --run"
+        )
+    if shards:
+        digest = hashlib.sha256(layout.plan_part(number).read_bytes()).hexdigest()
+        parts.append({"path": layout.relative(layout.plan_part(number)), "sha256": digest})
+    plan = {
+        "version": PLAN_VERSION,
+        "settings": settings.model_dump(mode="json", exclude={"workers", "runner", "device", "output", "run"}),
+        "identity": this,
+        "code": code_version(),
+        "roots": {subset.name: str(subset.images) for subset in source.subsets},
+        "licenses": {str(key): value for key, value in source.licenses.items()},
+        "selection": selection.to_json(),
+        "parts": parts,
+        "shards": [vars(shard) for shard in (*(earlier.shards if earlier else ()), *shards)],
+    }
+    write_bytes(layout.plan, json.dumps(plan, indent=1).encode())
+    return read_plan(layout)
+
+
+def check_code(plan: Plan, layout: Layout) -> None:
+    """Refuse to add samples to a run that other code began: they would not be the same bytes.
+
+    Raises:
+        BadRequest: Something that decides bytes has changed since the plan was made.
+    """
+    now = code_version()
+    changed = sorted(name for name in {*now, *plan.code} if now.get(name) != plan.code.get(name))
+    if changed:
+        name = changed[0]
+        raise BadRequest(
+            f"{layout.run} was begun with {name} {plan.code.get(name)}, here it is {now.get(name)}: its samples would "
+            "differ; build into another --run, or go back to that version"
+        )
+
+
+def _known_keys(layout: Layout, earlier: Plan) -> set[str]:
+    tables = (pq.read_table(layout.plan_part(number), columns=["key"]) for number in range(len(earlier.parts)))
+    return {key for table in tables for key in table["key"].to_pylist()}
+
+
+def _rows(source: Source, candidates: Candidates, pairs: Iterable[Pair]) -> Iterator[dict[str, Any]]:
+    """Spell out each pair: all that a worker must know to make the sample, without the catalogue."""
+
+    def person(prefix: str, screened: Screened, row: int) -> dict[str, Any]:
+        image = candidates.images.slice(screened.image_row, 1).to_pylist()[0]
+        values = {
+            "image_id": image["id"],
+            "annotation_id": candidates.people["id"][row].as_py(),
+            "subset": source.subsets[image["subset"]].name,
+            "crc32": screened.crc32,
+            "segmentation": candidates.people["segmentation"][row].as_py(),
+            **{name: image[name] for name in ("file_name", "width", "height", "license", "coco_url", "flickr_url")},
+        }
+        return {f"{prefix}_{name}": values[name] for name, _ in _PERSON_FIELDS}
+
+    for pair in pairs:
+        target = person("target", pair.target, pair.subject_row)
+        key = f"{target['target_image_id']:012d}-{target['target_annotation_id']:012d}-{pair.variant:02d}"
+        reference = person("reference", pair.reference, pair.reference_row)
+        yield {"key": key, "split": pair.split, "variant": pair.variant, **target, **reference}
+
+
+def _write_part(
+    path: Path,
+    *,
+    rows: Iterable[dict[str, Any]],
+    known: set[str],
+    part: int,
+    first: dict[Split, int],
+    per_shard: int,
+    max_side: int | None,
+) -> list[ShardPlan]:
+    """Write planned samples, a row group a shard; skip those that are known, and cross them off."""
+    shards: list[ShardPlan] = []
+    waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in first}
+    numbers = dict(first)
+
+    def flush(split: Split, writer: pq.ParquetWriter) -> None:
+        group, waiting[split] = waiting[split], []
+        writer.write_table(pa.Table.from_pylist(group, schema=PLANNED), row_group_size=len(group))
+        pixels = sum(_pixels(row, max_side) for row in group)
+        shards.append(ShardPlan(f"{split}-{numbers[split]:05d}", split, part, len(shards), len(group), pixels))
+        numbers[split] += 1
+
+    with writing(path) as file, pq.ParquetWriter(file, PLANNED, compression="zstd") as writer:
+        for row in rows:
+            if row["key"] in known:
+                known.remove(row["key"])
+                continue
+            waiting[row["split"]].append(row)
+            if len(waiting[row["split"]]) == per_shard:
+                flush(row["split"], writer)
+        for split in (split for split, group in waiting.items() if group):
+            flush(split, writer)
+    return shards
+
+
+def _pixels(row: dict[str, Any], max_side: int | None) -> int:
+    width, height = scaled_size(width=row["target_width"], height=row["target_height"], max_side=max_side)
+    return width * height
+
+
+def _expected_bytes(plan: Plan) -> int:
+    return round(sum(shard.pixels for shard in plan.shards) * BYTES_PER_PIXEL)
+
+
+def _nothing_to_plan(selection: Selection) -> str:
+    counts = selection.to_json()
+    dropped = counts["dropped_by_reason"]
+    why = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) if isinstance(dropped, dict) else ""
+    return (
+        f"no pair of people in two photographs of one split was found: {counts['images']} images, {counts['people']} "
+        f"people, {counts['subjects']} of them fit to be edited, dropped: {why or 'none'}; "
+        "take a larger source, or loosen --min-person-share, --licenses or --exclude-ids"
+    )

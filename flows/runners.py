@@ -1,0 +1,124 @@
+"""Where shards are made, by name. `local`: threads that wait, a pool of processes that work.
+
+A worker that dies (killed, out of memory) breaks its pool; the pool is then built anew and whatever was under way is
+made again, from the plan, to the same bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from loky.backend import get_context
+from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+from flows.errors import BadRequest
+from flows.settings import BuildSettings
+
+Result = TypeVar("Result")
+
+TRIES: Final = 4
+"""Times that one piece of work is begun before its workers' deaths are taken for its own fault."""
+
+ONE_THREAD: Final = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+"""Sums over several threads differ in their last bits from machine to machine; and processes are parallel enough."""
+
+
+def _prepare_worker() -> None:
+    import cv2  # noqa: PLC0415 - in the worker, not where the pool is made
+
+    cv2.setNumThreads(1)
+
+
+class LocalRunner:
+    """Run functions in a pool of processes; survive the death of any of them. Safe to call from several threads."""
+
+    def __init__(self, workers: int) -> None:
+        """Make a runner of so many processes; they start when the first work comes."""
+        self.workers = workers
+        self._lock = threading.Lock()
+        self._pool: ProcessPoolExecutor | None = None
+        self._generation = 0
+
+    def __enter__(self) -> Self:
+        """Return the runner itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the processes; at once where an error passes."""
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, kill_workers=kind is not None)
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run one call in a worker and wait for it; begin it again where the worker dies.
+
+        Raises:
+            BadRequest: Workers died under it again and again.
+        """
+        for _ in range(TRIES):
+            future, generation = self._submit(function, arguments)
+            try:
+                return future.result()
+            except BrokenProcessPool:
+                self._rebuild(generation)
+        raise BadRequest(
+            f"worker processes died {TRIES} times over {function.__name__}{arguments}; most often memory runs out: "
+            "use fewer --workers or a smaller --max-side"
+        )
+
+    def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+        """Yield the function's results in the order of the items, a few items ahead of the reader."""
+        ahead: deque[tuple[Any, Future[Result], int]] = deque()
+        iterator = iter(items)
+        while True:
+            while len(ahead) < 2 * self.workers + 1:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    break
+                ahead.append((item, *self._submit(function, (item,))))
+            if not ahead:
+                return
+            item, future, generation = ahead.popleft()
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                self._rebuild(generation)
+                yield self.call(function, item)
+
+    def _submit(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[Future[Result], int]:
+        with self._lock:
+            if self._pool is None:
+                self._pool = ProcessPoolExecutor(
+                    max_workers=self.workers, initializer=_prepare_worker, env=dict(ONE_THREAD), context=get_context("loky")
+                )
+            try:
+                return self._pool.submit(function, *arguments), self._generation
+            except BrokenProcessPool as error:
+                failed: Future[Result] = Future()
+                failed.set_exception(error)
+                return failed, self._generation
+
+    def _rebuild(self, generation: int) -> None:
+        """Replace the pool, unless another thread that noticed the same death has done it already."""
+        with self._lock:
+            if generation == self._generation:
+                self._generation += 1
+                pool, self._pool = self._pool, None
+                if pool is not None:
+                    pool.shutdown(wait=False, kill_workers=True)
+
+
+def open_runner(settings: BuildSettings) -> LocalRunner:
+    """Return the runner that the settings name."""
+    return LocalRunner(settings.processes)

@@ -1,0 +1,179 @@
+"""The settings of a build: one frozen model, read alike by `hcoco build` and the flow `build-hcoco`.
+
+Every field carries its bounds and the sentence that `--help` and the Prefect form print.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from flows.errors import BadRequest
+
+DEFAULT_FAMILIES: Final[Mapping[str, float]] = {
+    "luminance_cct": 0.35,
+    "histogram": 0.20,
+    "mkl": 0.15,
+    "reinhard": 0.15,
+    "perturb": 0.10,
+    "idt": 0.05,
+}
+"""Families of edits and their weights. `augment.TRANSFERS` holds the code; a test keeps the names equal."""
+
+SAMPLE: Final = "sample"
+SAMPLE_SHARD_SIZE: Final = 16
+SHARD_SIZE: Final = 1000
+
+NOT_IDENTITY: Final = frozenset({"output", "run", "samples", "variants", "workers", "runner", "device"})
+"""Settings that may differ when a run is continued; all others are what the run *is*."""
+
+_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _families(value: object) -> object:
+    """Read `mkl=1,idt=2`, or a bare name for a weight of 1, as an object."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+    return {name.strip(): (weight.strip() if equals else "1") for name, equals, weight in pairs}
+
+
+def _comma_list(value: object) -> object:
+    """Read `a,b` as a list, and a single number as a list of one."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return (value,) if isinstance(value, int) else value
+
+
+class BuildSettings(BaseModel):
+    """What to build, from what, and how. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = Field(
+        SAMPLE,
+        min_length=1,
+        description="`sample` (embedded, offline), a folder in COCO's layout, `coco:val2017` or `coco:train2017`.",
+    )
+    images: Path | None = Field(
+        None, description="Folder of the photographs, where the source's layout is not COCO's or holds several sets."
+    )
+    annotations: Path | None = Field(
+        None, description="COCO instances file, where the source's layout is not COCO's or holds several sets."
+    )
+    output: Path = Field(Path("output"), description="Folder that holds the runs.")
+    run: str | None = Field(
+        None, description="Name of this run's folder; by default the source and 8 hex digits of the settings."
+    )
+    stages: Annotated[tuple[Literal["harmonization"], ...], BeforeValidator(_comma_list)] = Field(
+        ("harmonization",), min_length=1, description="What to make: `harmonization` triplets."
+    )
+    samples: int | None = Field(None, ge=1, description="Upper bound of planned edits; all where not given.")
+    variants: int = Field(1, ge=1, le=100, description="Edits per subject, each with another reference.")
+    families: Annotated[dict[str, float], BeforeValidator(_families)] = Field(
+        dict(DEFAULT_FAMILIES), description="Colour-transfer families and their weights, as `mkl=1,reinhard=2`."
+    )
+    min_person_share: float = Field(
+        0.06, ge=0, le=1, description="Least share of a photograph that its people cover together."
+    )
+    exclude_ids: Path | None = Field(
+        None, description="File of COCO image ids, one a line, that must not be touched (a benchmark's test set, say)."
+    )
+    licenses: Annotated[tuple[int, ...] | None, BeforeValidator(_comma_list)] = Field(
+        None, description="COCO licence ids that are allowed, as `4,5,7`; all where not given."
+    )
+    max_side: int | None = Field(
+        None, ge=64, description="Scale photographs down so that the longer side is at most this many pixels."
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the plan: order, pairing and every drawn number.")
+    workers: int | None = Field(None, ge=1, le=1024, description="Processes that make samples; the cores by default.")
+    runner: str = Field("local", pattern=r"^local$", description="Where shards are made: `local`.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the learned parts.")
+    shard_size: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description=f"Planned samples per shard; {SHARD_SIZE}, and {SAMPLE_SHARD_SIZE} for `sample`.",
+    )
+    gate: Literal["off"] = Field(
+        "off", description="Realism gate; `off` is all this version knows, since it ships no realism network."
+    )
+
+    @field_validator("families")
+    @classmethod
+    def _check_families(cls, families: dict[str, float]) -> dict[str, float]:
+        unknown = sorted(set(families) - set(DEFAULT_FAMILIES))
+        if unknown:
+            raise ValueError(f"unknown family {unknown[0]!r}; known are {', '.join(DEFAULT_FAMILIES)}")
+        if any(not math.isfinite(weight) or weight < 0 for weight in families.values()):
+            raise ValueError("weights must be finite and not negative")
+        if sum(families.values()) <= 0:
+            raise ValueError("at least one family needs a weight above 0")
+        return families
+
+    @field_validator("run")
+    @classmethod
+    def _check_run(cls, run: str | None) -> str | None:
+        if run is not None and not _RUN_NAME.fullmatch(run):
+            raise ValueError(
+                "use letters, digits, `.`, `_` and `-` only, 100 at most, and begin with a letter or digit"
+            )
+        return run
+
+    @property
+    def planned_per_shard(self) -> int:
+        """Return the planned samples per shard, with the source's default filled in."""
+        return self.shard_size or (SAMPLE_SHARD_SIZE if self.source == SAMPLE else SHARD_SIZE)
+
+    @property
+    def processes(self) -> int:
+        """Return the number of worker processes, with the usable cores filled in."""
+        return self.workers or usable_cores()
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may run on (containers often allow fewer than the machine has)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parse_settings(values: Mapping[str, Any]) -> BuildSettings:
+    """Check settings from a user; raise `BadRequest` with one line for the first that does not fit."""
+    try:
+        return BuildSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"][:1]) or "settings"
+        message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            raise BadRequest(
+                f"there is no setting {name!r}; known are {', '.join(BuildSettings.model_fields)}"
+            ) from None
+        raise BadRequest(f"setting {name}: {message} (got {first['input']!r})") from None
+
+
+def identity(settings: BuildSettings, *, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes a run this run: settings that decide bytes, and digests of the files they name.
+
+    Paths do not take part, the content behind them does (`inputs`): a folder that moved is the same source.
+    """
+    values = settings.model_dump(
+        mode="json", exclude=set(NOT_IDENTITY) | {"source", "images", "annotations", "exclude_ids"}
+    )
+    values["families"] = {name: weight for name, weight in sorted(settings.families.items()) if weight > 0}
+    values["licenses"] = None if settings.licenses is None else sorted(set(settings.licenses))
+    values["stages"] = sorted(set(settings.stages))
+    values["shard_size"] = settings.planned_per_shard
+    return {**values, "inputs": dict(inputs)}
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Return 8 hex digits of the canonical JSON of `value`."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:8]

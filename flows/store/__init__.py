@@ -1,0 +1,1 @@
+"""What lies on disk: paths, records, shards, markers, manifest, and how to read them back."""
