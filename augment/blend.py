@@ -32,11 +32,9 @@ def feather(mask: NDArray[np.bool_], feather_px: float) -> Pixels:
 
     """
     if mask.dtype != np.bool_:
-        msg = f"mask must be bool, got {mask.dtype}"
-        raise TypeError(msg)
+        raise TypeError(f"mask must be bool, got {mask.dtype}")
     if mask.ndim != 2 or not 0 <= feather_px <= 2:
-        msg = f"mask must be (H, W) and feather_px in 0..2, got {mask.shape} and {feather_px!r}"
-        raise ValueError(msg)
+        raise ValueError(f"mask must be (H, W) and feather_px in 0..2, got {mask.shape} and {feather_px!r}")
     alpha = np.zeros(mask.shape, np.uint8)
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     window = np.s_[max(y - 2, 0) : y + height + 2, max(x - 2, 0) : x + width + 2]
@@ -67,7 +65,7 @@ def composite(original: Pixels, edited: Pixels, alpha: Pixels) -> Pixels:
 
     """
     check_layers(original=original, edited=edited, alpha=alpha)
-    result = cv2.copyTo(edited, alpha, original.copy())
+    result = np.asarray(cv2.copyTo(edited, alpha, original.copy()), np.uint8)
     ramp = np.flatnonzero((alpha > 0) & (alpha < 255))
     over, under = (picture.reshape(-1, 3).take(ramp, axis=0).astype(np.uint16) for picture in (edited, original))
     share = alpha.ravel().take(ramp).astype(np.uint16)[:, None]
@@ -80,11 +78,8 @@ def check_layers(*, original: Pixels, edited: Pixels, alpha: Pixels) -> None:
     """Raise unless the two pictures are uint8 (H, W, 3) of one size and alpha is uint8 (H, W) of that size."""
     for name, array in (("original", original), ("edited", edited), ("alpha", alpha)):
         if array.dtype != np.uint8:
-            msg = f"{name} must be uint8, got {array.dtype}"
-            raise TypeError(msg)
+            raise TypeError(f"{name} must be uint8, got {array.dtype}")
     if original.ndim != 3 or original.shape[2] != 3 or edited.shape != original.shape:
-        msg = f"original and edited must both be (H, W, 3), got {original.shape} and {edited.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"original and edited must both be (H, W, 3), got {original.shape} and {edited.shape}")
     if alpha.shape != original.shape[:2]:
-        msg = f"alpha must be {original.shape[:2]} as the picture, got {alpha.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"alpha must be {original.shape[:2]} as the picture, got {alpha.shape}")

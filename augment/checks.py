@@ -48,21 +48,22 @@ def measure_gates(original: Pixels, edited: Pixels, alpha: Pixels) -> dict[str, 
     index = np.flatnonzero(alpha > 127)
     if not len(index):
         return {"clipping": 0.0, "hue_flip": 0.0}
-    before, after = (picture.reshape(-1, 3).take(index, axis=0)[:, None] for picture in (original, edited))
+    before, after = (picture.reshape(-1, 3).take(index, axis=0)[None] for picture in (original, edited))
     clipped = cv2.countNonZero(_pure(after) & ~_pure(before))
     return {"clipping": clipped / len(index), "hue_flip": _hue_flip(before, after)}
 
 
 def _pure(pixels: Pixels) -> Pixels:
-    """Return 255 where all channels are 0 or all are 255, else 0; uint8 (N, 1)."""
-    return cv2.inRange(pixels, (0, 0, 0), (0, 0, 0)) | cv2.inRange(pixels, (255, 255, 255), (255, 255, 255))
+    """Return 255 where all channels are 0 or all are 255, else 0; uint8 (1, N)."""
+    black = cv2.inRange(pixels, (0, 0, 0), (0, 0, 0))
+    return np.asarray(cv2.bitwise_or(black, cv2.inRange(pixels, (255, 255, 255), (255, 255, 255))), np.uint8)
 
 
 def _hue_flip(before: Pixels, after: Pixels) -> float:
-    hue, other = (cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)[:, 0, 0] for pixels in (before, after))
+    hue, other = (cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL)[0, :, 0] for pixels in (before, after))
     saturated = _saturated(before) & _saturated(after)
     count = int(np.count_nonzero(saturated))
-    if count < SATURATED_SHARE * len(before):
+    if count < SATURATED_SHARE * before.shape[1]:
         return 0.0
     # A full circle is 256, so uint8 differences wrap as angles do; the smaller of the two ways round counts.
     turned = np.minimum(hue - other, other - hue) >= _TURN
@@ -72,7 +73,7 @@ def _hue_flip(before: Pixels, after: Pixels) -> float:
 def _saturated(pixels: Pixels) -> NDArray[np.bool_]:
     r, g, b = cv2.split(pixels)
     chroma = cv2.max(cv2.max(r, g), b) - cv2.min(cv2.min(r, g), b)
-    return np.asarray(chroma[:, 0] >= SATURATED_CHROMA)
+    return np.asarray(chroma[0] >= SATURATED_CHROMA)
 
 
 def judge_gates(
@@ -108,8 +109,7 @@ def foreground_mse(real: Pixels, composite: Pixels, inside: NDArray[np.bool_]) -
 
     """
     if inside.dtype != np.bool_:
-        msg = f"inside must be bool, got {inside.dtype}"
-        raise TypeError(msg)
+        raise TypeError(f"inside must be bool, got {inside.dtype}")
     mask = inside.view(np.uint8)
     check_layers(original=real, edited=composite, alpha=mask)
     count = cv2.countNonZero(mask)

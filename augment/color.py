@@ -6,7 +6,7 @@ Values outside those ranges are carried, not clipped: whoever writes a picture c
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, TypeVar
 
 import cv2
 import numpy as np
@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
+_Scalar = TypeVar("_Scalar", np.uint8, np.uint16, np.float32)
 
 RED_XY, GREEN_XY, BLUE_XY = (0.64, 0.33), (0.30, 0.60), (0.15, 0.06)
 WHITE_XY: Final = (0.3127, 0.3290)
 """D65, the white of sRGB."""
 
 # Ruderman, Cronin, Chiao 1998, as printed by Reinhard et al. 2001; rows sum to about 1 for linear sRGB white.
-LINEAR_TO_LMS: Final[Matrix] = np.array(
-    [[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]]
-)
+LINEAR_TO_LMS: Final[Matrix] = np.array([[0.3811, 0.5783, 0.0402], [0.1967, 0.7244, 0.0782], [0.0241, 0.1288, 0.8444]])
 LOG_LMS_TO_LAB: Final[Matrix] = np.diag([3**-0.5, 6**-0.5, 2**-0.5]) @ np.array(
     [[1.0, 1.0, 1.0], [1.0, 1.0, -2.0], [1.0, -1.0, 0.0]]
 )
@@ -60,11 +59,11 @@ def white_xyz(xy: tuple[float, float]) -> Matrix:
 
 def _linear_to_xyz() -> Matrix:
     primaries = np.column_stack([white_xyz(RED_XY), white_xyz(GREEN_XY), white_xyz(BLUE_XY)])
-    return np.asarray(primaries * np.linalg.solve(primaries, white_xyz(WHITE_XY)))
+    return np.asarray(primaries * np.linalg.solve(primaries, white_xyz(WHITE_XY)), np.float64)
 
 
 LINEAR_TO_XYZ: Final[Matrix] = _linear_to_xyz()
-XYZ_TO_LINEAR: Final[Matrix] = np.linalg.inv(LINEAR_TO_XYZ)
+XYZ_TO_LINEAR: Final[Matrix] = np.asarray(np.linalg.inv(LINEAR_TO_XYZ), np.float64)
 WHITE_D65: Final[Matrix] = white_xyz(WHITE_XY)
 
 
@@ -86,19 +85,31 @@ _TO_LINEAR = decode_srgb(np.arange(256.0)).astype(np.float32)
 _TO_SRGB = encode_srgb(np.linspace(_TABLE_LOW, _TABLE_HIGH, _TABLE_STEPS)).astype(np.float32)
 
 
-def rows(values: NDArray[np.generic]) -> cv2.typing.MatLike:
+def rows(values: NDArray[_Scalar]) -> NDArray[_Scalar]:
     """View (N, C) as the (N, 1, C) image that OpenCV's per-pixel functions want."""
     return values.reshape(len(values), 1, -1)
 
 
+def levels_from_floats(values: Floats) -> Pixels:
+    """Round float32 values of any shape to the nearest level and clip them to 0..255, uint8."""
+    return np.asarray(cv2.addWeighted(values, 1.0, values, 0.0, 0.0, dtype=cv2.CV_8U), np.uint8)
+
+
+def steps_from_floats(values: Floats, scale: float, offset: float) -> NDArray[np.uint16]:
+    """Round scale * value + offset of float32 values of any shape, clipped to 0..65535, uint16: an index to a table."""
+    values = np.ascontiguousarray(values)  # OpenCV would go through a single column row by row, far slower
+    return np.asarray(cv2.addWeighted(values, scale, values, 0.0, offset, dtype=cv2.CV_16U), np.uint16)
+
+
 def transform(values: Floats, matrix: Matrix) -> Floats:
     """Multiply every row of `values`, float32 (N, 3), by `matrix`, (R, 3) or (R, 4) with an offset; float32 (N, R)."""
-    return cv2.transform(rows(values), matrix.astype(np.float32)).reshape(-1, len(matrix))
+    image = cv2.transform(rows(values), matrix.astype(np.float32))
+    return np.asarray(image, np.float32).reshape(-1, len(matrix))
 
 
 def linear_from_srgb(pixels: Pixels) -> Floats:
     """Look up the linear light of uint8 sRGB pixels (N, 3); float32 (N, 3), 0..1, exact to float32."""
-    return cv2.LUT(rows(pixels), _TO_LINEAR).reshape(-1, 3)
+    return np.asarray(cv2.LUT(rows(pixels), _TO_LINEAR), np.float32).reshape(-1, 3)
 
 
 def srgb_from_linear(linear: Floats) -> Floats:
@@ -107,9 +118,8 @@ def srgb_from_linear(linear: Floats) -> Floats:
     Light outside -0.125..1.5 gets the value of that limit, far outside what a picture can hold.
     """
     scale = (_TABLE_STEPS - 1) / (_TABLE_HIGH - _TABLE_LOW)
-    image = rows(linear)
-    index = cv2.addWeighted(image, scale, image, 0.0, -_TABLE_LOW * scale, dtype=cv2.CV_16U)
-    return cv2.LUT(index, _TO_SRGB).reshape(-1, 3)
+    index = steps_from_floats(rows(linear), scale, -_TABLE_LOW * scale)
+    return _TO_SRGB.take(index).reshape(-1, 3)
 
 
 def float_from_srgb(pixels: Pixels) -> Floats:
@@ -125,14 +135,14 @@ def mean_linear(pixels: Pixels) -> Matrix:
 
 def lab_f(ratio: Floats) -> Floats:
     """Compress XYZ / white, float32 of any shape (N, C), by CIE Lab's cube root with a linear foot (CIE 15:2004)."""
-    above = cv2.max(ratio, _LAB_KNEE)
+    above = np.maximum(ratio, np.float32(_LAB_KNEE))
     root = cv2.pow(above, 1 / 3)
     return np.asarray(root + np.float32(_LAB_SLOPE) * (ratio - above))
 
 
 def lab_f_inverse(root: Floats) -> Floats:
     """Undo `lab_f`."""
-    above = cv2.max(root, 6 / 29)
+    above = np.maximum(root, np.float32(6 / 29))
     return np.asarray(above * above * above + np.float32(1 / _LAB_SLOPE) * (root - above))
 
 
@@ -162,15 +172,16 @@ def chromaticity(xyz: Matrix) -> tuple[float, float]:
     """Return CIE 1931 x, y of one XYZ triple; the sum must not be zero."""
     total = float(xyz.sum())
     if total <= 0:
-        msg = f"xyz must have a positive sum, got {xyz.tolist()}"
-        raise ValueError(msg)
+        raise ValueError(f"xyz must have a positive sum, got {xyz.tolist()}")
     return float(xyz[0]) / total, float(xyz[1]) / total
 
 
 def kelvin_from_xy(xy: tuple[float, float]) -> float:
     """Return the correlated colour temperature in kelvin of a chromaticity (McCamy 1992), good for 2,000 to 12,500."""
     x, y = xy
-    n = (x - 0.3320) / (0.1858 - y)
+    rise = 0.1858 - y
+    # Only violet, no light at all, comes near to zero here; the temperature is then meaningless, but finite.
+    n = (x - 0.3320) / (rise if abs(rise) > 1e-6 else 1e-6)
     return ((449.0 * n + 3525.0) * n + 6823.3) * n + 5520.33
 
 
@@ -215,8 +226,7 @@ def white_of_kelvin(kelvin: float) -> Matrix:
     """Return the XYZ, luminance 1, of the light of a colour temperature: daylight from 4,000 K up, Planckian below."""
     low, high = KELVIN_RANGE
     if not low <= kelvin <= high:
-        msg = f"kelvin must lie in {low:g}..{high:g}, got {kelvin!r}"
-        raise ValueError(msg)
+        raise ValueError(f"kelvin must lie in {low:g}..{high:g}, got {kelvin!r}")
     return white_xyz(daylight_xy(kelvin) if kelvin >= 4000 else planckian_xy(kelvin))
 
 

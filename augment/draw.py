@@ -71,8 +71,9 @@ class Recipe:
         pair_names = [(f"perturb_contrast_{k}", f"perturb_brightness_{k}") for k in range(CANDIDATES)]
         known = {*names, *(name for pair in pair_names for name in pair)}
         if values.keys() != known:
-            msg = f"flat must have exactly the keys of a recipe, these differ: {sorted(values.keys() ^ known)}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"flat must have exactly the keys of a recipe, these differ: {sorted(values.keys() ^ known)}"
+            )
         pairs = tuple((values.pop(contrast), values.pop(brightness)) for contrast, brightness in pair_names)
         return cls(perturb=None if pairs[0][0] is None else pairs, **values)  # type: ignore[arg-type]
 
@@ -115,12 +116,12 @@ def _weights(families: Mapping[str, float]) -> NDArray[np.float64]:
     known = ", ".join(DEFAULT_FAMILIES)
     unknown = sorted(set(families) - set(DEFAULT_FAMILIES))
     if unknown:
-        msg = f"families has unknown {', '.join(unknown)}; known are {known}"
-        raise ValueError(msg)
+        raise ValueError(f"families has unknown {', '.join(unknown)}; known are {known}")
     wrong = {name: weight for name, weight in families.items() if not (math.isfinite(weight) and weight >= 0)}
     if wrong or not any(families.values()):
-        msg = f"families must have weights >= 0, one of them above, got {wrong or dict(families)}; known are {known}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"families must have weights >= 0, one of them above, got {wrong or dict(families)}; known are {known}"
+        )
     return np.array([float(families.get(name, 0.0)) for name in DEFAULT_FAMILIES])
 
 

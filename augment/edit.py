@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from augment.blend import check_layers, composite
-from augment.color import Floats, Pixels, float_from_srgb, rows
+from augment.color import Floats, Pixels, float_from_srgb, levels_from_floats, rows
 from augment.draw import Recipe
 from augment.perturb import Perturbation, choose_perturbation, perturb
 from augment.transfer import TRANSFERS, ColorMap, Note
@@ -101,8 +101,7 @@ def _gather(target: Pixels, alpha: Pixels) -> tuple[tuple[int, int, int, int], _
     index = np.flatnonzero(share > 0)
     inside = np.flatnonzero(share.ravel().take(index) > 127)
     if not len(inside):
-        msg = "alpha must be above 127 somewhere, or there is no subject"
-        raise ValueError(msg)
+        raise ValueError("alpha must be above 127 somewhere, or there is no subject")
     return box, _Subject(picture, share, index, inside, picture.reshape(-1, 3).take(index, axis=0))
 
 
@@ -115,8 +114,7 @@ def _transferred(subject: _Subject, reference: Pixels, recipe: Recipe, notes: di
 
 def _estimated(inside: Pixels, reference: Pixels, recipe: Recipe) -> ColorMap:
     if recipe.family not in TRANSFERS:
-        msg = f"recipe.family must be perturb or one of {', '.join(TRANSFERS)}, got {recipe.family!r}"
-        raise ValueError(msg)
+        raise ValueError(f"recipe.family must be perturb or one of {', '.join(TRANSFERS)}, got {recipe.family!r}")
     if recipe.family == "idt" and recipe.idt_rotation is not None and recipe.idt_iterations is not None:
         return idt(inside, reference, rotation=recipe.idt_rotation, iterations=recipe.idt_iterations)
     return TRANSFERS[recipe.family](inside, reference)
@@ -132,7 +130,7 @@ def _mixed(values: Floats, mapped: Floats, subject: _Subject, recipe: Recipe) ->
     """Go from the original values towards the mapped ones by the strength, (K, 3) each."""
     if recipe.local_angle is None:
         mixed = cv2.addWeighted(rows(mapped), recipe.strength, rows(values), 1 - recipe.strength, 0.0)
-        return mixed.reshape(-1, 3)
+        return np.asarray(mixed, np.float32).reshape(-1, 3)
     strength = np.float32(recipe.strength) * local_light(subject.alpha.shape, recipe).take(subject.index)
     return np.asarray(values + cv2.merge([rows(strength)] * 3).reshape(-1, 3) * (mapped - values))
 
@@ -146,8 +144,7 @@ def local_light(shape: tuple[int, ...], recipe: Recipe) -> Floats:
     """
     angle, center, width, low = recipe.local_angle, recipe.local_center, recipe.local_width, recipe.local_low
     if angle is None or center is None or width is None or low is None:
-        msg = f"recipe must have all of local_*, got {recipe}"
-        raise ValueError(msg)
+        raise ValueError(f"recipe must have all of local_*, got {recipe}")
     y, x = ((2 * np.arange(side, dtype=np.float32) + 1) / side - 1 for side in shape)
     radians = math.radians(angle)
     along = np.float32(math.cos(radians)) * x + np.float32(math.sin(radians)) * y[:, None]
@@ -170,7 +167,7 @@ def _perturbed(values: Floats, subject: _Subject, recipe: Recipe, notes: dict[st
 
 def _scattered(values: Floats, subject: _Subject) -> Pixels:
     """Round and clip to uint8, and put the pixels back into a copy of the box."""
-    levels = cv2.add(rows(values), 0.0, dtype=cv2.CV_8U)
+    levels = levels_from_floats(values)
     edited = subject.picture.copy()
     # Three bytes as one element: assigning rows of three is twice as slow.
     edited.view("V3").reshape(-1)[subject.index] = levels.view("V3").reshape(-1)

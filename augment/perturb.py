@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from augment.color import Floats, rows, transform
+from augment.color import Floats, levels_from_floats, rows, transform
 
 CLIPPED_SHARE = 0.02
 """A candidate clips when it drives more of the subject's channel values than this out of 0..255."""
@@ -43,10 +43,11 @@ def choose_perturbation(subject: Floats, candidates: Sequence[tuple[float, float
 
     """
     if not len(subject) or not candidates:
-        msg = f"subject and candidates must not be empty, got {len(subject)} pixels and {len(candidates)} candidates"
-        raise ValueError(msg)
+        raise ValueError(
+            f"subject and candidates must not be empty, got {len(subject)} pixels and {len(candidates)} candidates"
+        )
     mean = np.array(cv2.mean(rows(subject))[:3])
-    levels = cv2.add(rows(subject), 0.0, dtype=cv2.CV_8U)
+    levels = levels_from_floats(rows(subject))
     counts = np.stack([cv2.calcHist([levels], [c], None, [256], [0, 256]).ravel() for c in range(3)])
     contrast, brightness = (np.array(values)[:, None, None] for values in zip(*candidates, strict=True))
     moved = contrast * (np.arange(1.0, 255.0) - mean[:, None]) + mean[:, None] + 255 * brightness

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -77,30 +78,33 @@ class LocalRunner:
         )
 
     def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
-        """Yield the function's results in the order of the items, a few items ahead of the reader."""
-        ahead: deque[tuple[Any, Future[Result], int]] = deque()
-        iterator = iter(items)
+        """Yield the function's results in the order of the items, made a few items ahead of the reader."""
+        return self.each((function, item) for item in items)
+
+    def each(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Yield the results of calls, each given as (function, *arguments), in their order, a few calls ahead."""
+        waiting = iter(calls)
+        ahead: deque[tuple[tuple[Any, ...], Future[Any], int]] = deque()
         while True:
-            while len(ahead) < 2 * self.workers + 1:
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    break
-                ahead.append((item, *self._submit(function, (item,))))
+            for call in islice(waiting, 2 * self.workers + 1 - len(ahead)):
+                ahead.append((call, *self._submit(call[0], call[1:])))
             if not ahead:
                 return
-            item, future, generation = ahead.popleft()
+            call, future, generation = ahead.popleft()
             try:
                 yield future.result()
             except BrokenProcessPool:
                 self._rebuild(generation)
-                yield self.call(function, item)
+                yield self.call(*call)
 
     def _submit(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[Future[Result], int]:
         with self._lock:
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
-                    max_workers=self.workers, initializer=_prepare_worker, env=dict(ONE_THREAD), context=get_context("loky")
+                    max_workers=self.workers,
+                    initializer=_prepare_worker,
+                    env=dict(ONE_THREAD),
+                    context=get_context("loky"),
                 )
             try:
                 return self._pool.submit(function, *arguments), self._generation

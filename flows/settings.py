@@ -28,11 +28,12 @@ DEFAULT_FAMILIES: Final[Mapping[str, float]] = {
 }
 """Families of edits and their weights. `augment.TRANSFERS` holds the code; a test keeps the names equal."""
 
+COCO_BASE: Final = "http://images.cocodataset.org"
 SAMPLE: Final = "sample"
 SAMPLE_SHARD_SIZE: Final = 16
 SHARD_SIZE: Final = 1000
 
-NOT_IDENTITY: Final = frozenset({"output", "run", "samples", "variants", "workers", "runner", "device"})
+NOT_IDENTITY: Final = frozenset({"coco_base", "output", "run", "samples", "variants", "workers", "runner", "device"})
 """Settings that may differ when a run is continued; all others are what the run *is*."""
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -68,6 +69,10 @@ class BuildSettings(BaseModel):
     )
     annotations: Path | None = Field(
         None, description="COCO instances file, where the source's layout is not COCO's or holds several sets."
+    )
+    coco_base: str = Field(
+        COCO_BASE,
+        description="Address that `coco:...` sources are fetched from: COCO's own, or a mirror of its layout.",
     )
     output: Path = Field(Path("output"), description="Folder that holds the runs.")
     run: str | None = Field(

@@ -25,8 +25,6 @@ class ColorMap:
 def check_pixels(name: str, pixels: Pixels) -> None:
     """Raise unless `pixels` is a non-empty uint8 (N, 3); `name` is the argument the message speaks of."""
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-        msg = f"{name} must be a uint8 array, got {getattr(pixels, 'dtype', type(pixels).__name__)}"
-        raise TypeError(msg)
+        raise TypeError(f"{name} must be a uint8 array, got {getattr(pixels, 'dtype', type(pixels).__name__)}")
     if pixels.ndim != 2 or pixels.shape[1] != 3 or not len(pixels):
-        msg = f"{name} must have shape (N, 3) with N >= 1, got {pixels.shape}"
-        raise ValueError(msg)
+        raise ValueError(f"{name} must have shape (N, 3) with N >= 1, got {pixels.shape}")

@@ -8,7 +8,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.color import RGB_TO_YCBCR, Floats, Pixels, float_from_srgb, rows, srgb_from_ycbcr, transform, ycbcr_from_srgb
+from augment.color import (
+    RGB_TO_YCBCR,
+    Floats,
+    Pixels,
+    float_from_srgb,
+    srgb_from_ycbcr,
+    steps_from_floats,
+    transform,
+    ycbcr_from_srgb,
+)
 from augment.transfer.colormap import ColorMap, check_pixels
 
 STEPS_PER_LEVEL = 16
@@ -47,13 +56,14 @@ def matching_shift(subject: NDArray[np.float64], reference: NDArray[np.float64])
     rank = (np.cumsum(own) - own / 2) / own.sum()
     wanted_rank = (np.cumsum(other) - other / 2) / other.sum()
     shift = np.interp(rank, wanted_rank, wanted) - used
-    return np.interp(np.arange(len(subject)), used, shift).astype(np.float32)
+    return np.asarray(np.interp(np.arange(len(subject)), used, shift), np.float32)
 
 
 def limit_gain(shift: Floats, counts: NDArray[np.float64]) -> tuple[Floats, bool]:
-    """Make the steep parts of a matching curve as gentle as `GAIN_LIMIT`, and keep the mean that it gives.
+    """Make the steep parts of a matching curve as gentle as `GAIN_LIMIT`.
 
-    A steep cell becomes a straight line; every other cell keeps its shape and is moved as a whole.
+    A steep cell becomes a straight line; every other cell keeps its shape and is moved as a whole. The subject's
+    median stays where the matching put it, so it is the thinly populated tails that fall short.
 
     Args:
         shift: As from `matching_shift`, float32 (B,).
@@ -72,13 +82,13 @@ def limit_gain(shift: Floats, counts: NDArray[np.float64]) -> tuple[Floats, bool
     detail = shift - np.interp(bins, nodes, shift[nodes])
     detail[np.append(np.repeat(excess > 0, np.diff(nodes)), excess[-1] > 0)] = 0
     gentle = np.interp(bins, nodes, shift[nodes] - np.append(0, np.cumsum(excess))) + detail
-    gentle += np.average(shift - gentle, weights=counts)
-    return gentle.astype(np.float32), True
+    middle = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
+    return np.asarray(gentle + (shift[middle] - gentle[middle]), np.float32), True
 
 
 def _bin_index(pixels: Pixels) -> NDArray[np.uint16]:
     steps = transform(float_from_srgb(pixels), _TO_BINS)
-    return cv2.add(rows(steps), 0.0, dtype=cv2.CV_16U)
+    return steps_from_floats(steps, 1.0, 0.0)
 
 
 def histogram(subject: Pixels, reference: Pixels) -> ColorMap:
@@ -99,10 +109,10 @@ def histogram(subject: Pixels, reference: Pixels) -> ColorMap:
     check_pixels("reference", reference)
     own, other = (count_bins(_bin_index(pixels), 3 * BINS).reshape(3, BINS) for pixels in (subject, reference))
     limited = [limit_gain(matching_shift(own[c], other[c]), own[c]) for c in range(3)]
-    shifts = np.concatenate([shift for shift, _ in limited]) / np.float32(STEPS_PER_LEVEL)
+    shifts = np.concatenate([shift for shift, _ in limited]) * np.float32(1 / STEPS_PER_LEVEL)
     return ColorMap(partial(_apply, shifts=shifts), {"gain_limited": any(met for _, met in limited)})
 
 
 def _apply(pixels: Pixels, *, shifts: Floats) -> Floats:
-    shift = shifts.take(_bin_index(pixels).reshape(-1, 3), mode="clip")
+    shift = shifts.take(_bin_index(pixels), mode="clip")
     return srgb_from_ycbcr(ycbcr_from_srgb(float_from_srgb(pixels)) + shift)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from augment.color import Floats, Matrix, Pixels, float_from_srgb, rows, transform
+from augment.color import Floats, Matrix, Pixels, float_from_srgb, steps_from_floats, transform
 from augment.transfer.colormap import ColorMap, check_pixels
 from augment.transfer.histogram import count_bins, matching_shift
 
@@ -20,6 +20,8 @@ PIXEL_CAP: Final = 30_000
 BINS: Final = 2048
 _MIDDLE, _SPAN = 127.5, 480.0
 """Any axis through the middle of the colour cube leaves it within 221 levels; mapped colours may leave it a little."""
+_TO_BINS_LOW, _TO_BINS_HIGH = np.float32(-_SPAN / 2), np.float32(_SPAN / 2 * (1 - 1 / BINS))
+_TO_BINS = np.column_stack([BINS / _SPAN * np.eye(3), [BINS / 2 + axis * BINS - 0.5 for axis in range(3)]])
 
 JACOBI_STEPS: Final = (4, 16, 32, 64, 64, 64)
 """Of `regrain`, from the full size down, each level half the size of the one before (Pitie et al. 2007)."""
@@ -70,8 +72,9 @@ def idt(subject: Pixels, reference: Pixels, *, rotation: int = 0, iterations: in
     check_pixels("subject", subject)
     check_pixels("reference", reference)
     if iterations < 1 or not 0 <= rotation < ROTATION_COUNT:
-        msg = f"want iterations >= 1 and rotation in 0..{ROTATION_COUNT - 1}, got {iterations} and {rotation}"
-        raise ValueError(msg)
+        raise ValueError(
+            f"want iterations >= 1 and rotation in 0..{ROTATION_COUNT - 1}, got {iterations} and {rotation}"
+        )
     moved, wanted = (float_from_srgb(_thin(pixels)) - np.float32(_MIDDLE) for pixels in (subject, reference))
     steps = []
     for k in range(iterations):
@@ -89,11 +92,8 @@ def _thin(pixels: Pixels) -> Pixels:
 
 def _bin_index(turned: Floats) -> NDArray[np.uint16]:
     """Number the bin of each coordinate, the three axes one after the other on one axis of 3 * BINS."""
-    scale = BINS / _SPAN
-    offset = np.array([BINS / 2 + c * BINS - 0.5 for c in range(3)])
-    steps = transform(turned, np.column_stack([scale * np.eye(3), offset]))
-    limits = np.array([[c * BINS, (c + 1) * BINS - 1] for c in range(3)], np.float32).T
-    return cv2.add(rows(np.clip(steps, *limits)), 0.0, dtype=cv2.CV_16U)
+    within = np.clip(turned, _TO_BINS_LOW, _TO_BINS_HIGH)
+    return steps_from_floats(transform(within, _TO_BINS), 1.0, 0.0)
 
 
 def _marginal_shifts(own: Floats, other: Floats) -> Floats:
@@ -103,7 +103,7 @@ def _marginal_shifts(own: Floats, other: Floats) -> Floats:
 
 
 def _shifted(turned: Floats, shifts: Floats) -> Floats:
-    return np.asarray(turned + shifts.take(_bin_index(turned).reshape(-1, 3), mode="clip"))
+    return np.asarray(turned + shifts.take(_bin_index(turned), mode="clip"))
 
 
 def _apply(pixels: Pixels, *, steps: tuple[tuple[Matrix, Floats], ...]) -> Floats:
@@ -146,16 +146,19 @@ def _solve(picture: Floats, edit: Floats, inside: Floats, *, level: int) -> Floa
     """Smooth `edit` (3, H, W) where `picture` (3, H, W, 0..1) is flat; `inside` (H, W) is 0 or 1."""
     start = edit
     if min(inside.shape) >= 2 * _SMALLEST_SIDE and level + 1 < len(JACOBI_STEPS):
-        start = _enlarged(_solve(*_halved(picture, edit, inside), level=level + 1), inside.shape)
+        coarse_picture, coarse_edit, coarse_inside = _halved(picture, edit, inside)
+        coarse = _solve(coarse_picture, coarse_edit, coarse_inside, level=level + 1)
+        start = _enlarged(coarse, coarse_inside, inside.shape) * inside
     gradient = _gradient(picture)
     hold = np.maximum(np.minimum(gradient * np.float32(255 / 5), np.float32(1)), np.float32(_HOLD_FLOOR))
     smooth = np.float32(30 * 0.5**level) / (1 + 10 * gradient) * inside
     across = (smooth[:, 1:] + smooth[:, :-1]) / 2 * (inside[:, 1:] * inside[:, :-1])
     down = (smooth[1:] + smooth[:-1]) / 2 * (inside[1:] * inside[:-1])
-    return _jacobi(start, hold * edit, hold, across, down, JACOBI_STEPS[level])
+    return _jacobi(start, hold * edit, (hold, across, down), steps=JACOBI_STEPS[level])
 
 
-def _jacobi(start: Floats, held: Floats, hold: Floats, across: Floats, down: Floats, steps: int) -> Floats:
+def _jacobi(start: Floats, held: Floats, weights: tuple[Floats, Floats, Floats], *, steps: int) -> Floats:
+    hold, across, down = weights
     total = hold.copy()
     total[:, 1:] += across
     total[:, :-1] += across
@@ -190,11 +193,16 @@ def _halved(picture: Floats, edit: Floats, inside: Floats) -> tuple[Floats, Floa
         return np.asarray(cv2.resize(plane, dsize=(width, height), interpolation=cv2.INTER_AREA), np.float32)
 
     share = halve(inside)
-    coarse_edit = np.stack([halve(plane) for plane in edit]) / np.maximum(share, np.float32(1e-6))
-    return np.stack([halve(plane) for plane in picture]), coarse_edit, (share > 0).astype(np.float32)
+    mean_edit = np.stack([halve(plane) for plane in edit]) / np.maximum(share, np.float32(1e-6))
+    return np.stack([halve(plane) for plane in picture]), mean_edit.astype(np.float32), (share > 0).astype(np.float32)
 
 
-def _enlarged(planes: Floats, shape: tuple[int, ...]) -> Floats:
+def _enlarged(edit: Floats, inside: Floats, shape: tuple[int, ...]) -> Floats:
+    """Enlarge a coarse edit, each new pixel averaged over the coarse pixels that are inside."""
     height, width = shape
-    enlarged = [cv2.resize(plane, dsize=(width, height), interpolation=cv2.INTER_LINEAR) for plane in planes]
-    return np.asarray(np.stack(enlarged), np.float32)
+
+    def enlarge(plane: Floats) -> Floats:
+        return np.asarray(cv2.resize(plane, dsize=(width, height), interpolation=cv2.INTER_LINEAR), np.float32)
+
+    share = np.maximum(enlarge(inside), np.float32(1e-6))
+    return np.asarray(np.stack([enlarge(plane * inside) for plane in edit]) / share)

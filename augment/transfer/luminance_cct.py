@@ -31,6 +31,7 @@ from augment.color import (
     mean_linear,
     rows,
     srgb_from_linear,
+    steps_from_floats,
     transform,
     white_of_kelvin,
 )
@@ -117,8 +118,7 @@ def _limited_adaptation(own: float, other: float) -> tuple[Matrix, float, bool]:
 
 
 def _bins_of_root(root: Floats) -> NDArray[np.uint16]:
-    image = rows(root)
-    return cv2.addWeighted(image, 116.0 * STEPS_PER_L, image, 0.0, -16.0 * STEPS_PER_L, dtype=cv2.CV_16U)
+    return steps_from_floats(root, 116.0 * STEPS_PER_L, -16.0 * STEPS_PER_L)
 
 
 def _lightness_bins(pixels: Pixels, to_ratio: Matrix) -> NDArray[np.uint16]:
@@ -128,5 +128,5 @@ def _lightness_bins(pixels: Pixels, to_ratio: Matrix) -> NDArray[np.uint16]:
 def _apply(pixels: Pixels, *, to_ratio: Matrix, gain: Floats) -> Floats:
     root = lab_f(transform(linear_from_srgb(pixels), to_ratio))
     light = rows(gain.take(_bins_of_root(root[:, 1:2]).ravel(), mode="clip"))
-    root = cv2.multiply(rows(root), cv2.merge([light, light, light])).reshape(-1, 3)
+    root = np.asarray(cv2.multiply(rows(root), cv2.merge([light, light, light])), np.float32).reshape(-1, 3)
     return srgb_from_linear(transform(lab_f_inverse(root), _RATIO_TO_LINEAR))

@@ -49,7 +49,7 @@ def moments(pixels: Pixels) -> tuple[Matrix, Matrix]:
     The sums are of whole numbers far below 2**53, so they are exact and no order of adding can change them.
     """
     values = pixels.astype(np.float64)
-    mean = values.sum(axis=0) / len(values)
+    mean = np.ones(len(values)) @ values / len(values)
     return mean, values.T @ values / len(values) - np.outer(mean, mean)
 
 

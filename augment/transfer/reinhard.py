@@ -61,15 +61,16 @@ def reinhard(subject: Pixels, reference: Pixels) -> ColorMap:
 
 
 def _log_lms(pixels: Pixels) -> Floats:
-    return cv2.log(rows(transform(linear_from_srgb(pixels), _TO_LMS))).reshape(-1, 3)
+    return np.asarray(cv2.log(rows(transform(linear_from_srgb(pixels), _TO_LMS))), np.float32).reshape(-1, 3)
 
 
 def _moments(pixels: Pixels) -> tuple[Matrix, Matrix]:
     lab = transform(_log_lms(pixels), LOG_LMS_TO_LAB)
     mean, spread = cv2.meanStdDev(rows(lab))
-    return mean.ravel(), spread.ravel()
+    return np.asarray(mean, np.float64).ravel(), np.asarray(spread, np.float64).ravel()
 
 
 def _apply(pixels: Pixels, *, affine: Matrix) -> Floats:
     log_lms = np.minimum(transform(_log_lms(pixels), affine), np.float32(_LOG_LIMIT))
-    return srgb_from_linear(transform(cv2.exp(rows(log_lms)).reshape(-1, 3), _FROM_LMS))
+    lms = np.asarray(cv2.exp(rows(log_lms)), np.float32).reshape(-1, 3)
+    return srgb_from_linear(transform(lms, _FROM_LMS))

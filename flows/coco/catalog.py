@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 import os
 import shutil
@@ -33,6 +32,9 @@ MAX_ID: Final = 10**12
 """Ids from here on do not fit the 12 digits of a sample's key."""
 
 MAX_SIDE: Final = 30_000
+
+MAX_COORDINATE: Final = 1e9
+"""Polygons with points from here on have no area of their own; larger numbers overflow in its formula."""
 
 IMAGES = pa.schema(
     [
@@ -128,9 +130,10 @@ def open_catalog(annotations: Path, *, cache: Path) -> Catalog:
     except OSError as error:
         raise BadRequest(f"cannot read the annotation file {annotations}: {error.strerror}") from None
     folder = cache / "catalog" / f"v{CATALOG_VERSION}-{digest[:32]}"
-    if not (folder / "about.json").is_file():
+    about = _read_about(folder)
+    if about is None:
         _make_catalog(annotations, folder=folder, digest=digest)
-    about = json.loads((folder / "about.json").read_text())
+        about = json.loads((folder / "about.json").read_text())
     return Catalog(
         folder=folder,
         digest=digest,
@@ -179,12 +182,22 @@ def _make_catalog(annotations: Path, *, folder: Path, digest: str) -> None:
         shutil.rmtree(making, ignore_errors=True)
 
 
+def _read_about(folder: Path) -> dict[str, Any] | None:
+    """Read a catalogue's description; None where there is none, or a damaged one."""
+    try:
+        about = json.loads((folder / "about.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) else None
+
+
 def _rename_folder(making: Path, folder: Path) -> None:
     try:
         making.replace(folder)
     except OSError:
-        if not (folder / "about.json").is_file():
-            raise
+        if _read_about(folder) is None:  # not made by another process meanwhile, but damaged
+            shutil.rmtree(folder)
+            making.replace(folder)
 
 
 def _read_instances(annotations: Path) -> _Instances:
@@ -224,7 +237,10 @@ def _is_id(value: object) -> bool:
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    """Return a text that is not empty and can be written; JSON's escapes may spell half a character."""
+    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+        return None
+    return value or None
 
 
 def _image_table(records: Sequence[_Image]) -> tuple[pa.Table, int]:
@@ -283,7 +299,7 @@ def _annotation_table(
 def _area(record: _Annotation, pixels: int) -> float:
     """Take the annotated area where it is believable, else the polygons' own (shoelace formula)."""
     area = record.area
-    if isinstance(area, int | float) and math.isfinite(area) and 0 < area <= pixels:
+    if isinstance(area, int | float) and 0 < area <= pixels:  # false for NaN too
         return float(area)
     try:
         value = json.loads(bytes(record.segmentation))
@@ -295,8 +311,8 @@ def _area(record: _Annotation, pixels: int) -> float:
 
 
 def _shoelace(polygon: list[Any]) -> float:
-    if len(polygon) < 6 or len(polygon) % 2 or not all(isinstance(v, int | float) for v in polygon):
+    believable = all(isinstance(v, int | float) and abs(v) < MAX_COORDINATE for v in polygon)
+    if len(polygon) < 6 or len(polygon) % 2 or not believable:
         return 0.0
     x, y = np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T
-    area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-    return area if math.isfinite(area) else 0.0
+    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2

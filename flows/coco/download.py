@@ -9,6 +9,7 @@ limits, and a body that trickles is dropped and asked for again.
 
 import fcntl
 import io
+import itertools
 import logging
 import os
 import random
@@ -33,7 +34,7 @@ from flows.errors import BadRequest
 SUBSETS = ("val2017", "train2017")
 ARCHIVE = "annotations_trainval2017.zip"
 ADVICE = (
-    "check the network connection and the proxy, name another mirror in HCOCO_COCO_BASE, "
+    "check the network connection and the proxy, name another mirror with --coco-base, "
     "or give a folder in COCO's layout as source"
 )
 
@@ -46,6 +47,7 @@ ONE_READ_LIMIT = 1 << 26  # bytes; only a forged central directory makes zipfile
 REDIRECTS = 3
 LONGEST_WAIT_S = 30.0  # of one back-off or `Retry-After`
 PEER_PATIENCE_S = 60.0  # how long another process's part file may stand still before it is given up
+GONE = re.compile(r"the mirror answers (403|404|410)\b|not a plain file name")  # reasons that say: this picture is not to be had
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be different in a second
 
 Progress = Callable[[int, int, int], None]
@@ -64,7 +66,7 @@ class Mirror:
     Attributes:
         base: address with scheme `http` or `https`; a path is allowed.
         parallel: connections, and pictures fetched at once.
-        retries: how often one transfer is tried again after a failure that may pass.
+        retries: how often one transfer is tried again after a failure that may pass and brought nothing new.
         backoff_s: seconds before the first retry; doubled each time, times a random 0.5..1.5.
         timeout_s: seconds for connecting, and for each wait for more bytes.
         slow_s: seconds over which the throughput of a body is judged.
@@ -244,7 +246,7 @@ def _fetch_file(
             _transfer(session, address, part, limit=limit, check=check, progress=progress)
 
         try:
-            _persist(session, attempt)
+            _persist(session, attempt, kept=part.size)
         except _TransferError as error:
             if not error.passing:
                 part.empty()
@@ -512,16 +514,24 @@ def _chunks(session: _Session, response: httpx.Response, *, limit: int) -> Itera
             window, since = 0, time.monotonic()
 
 
-def _persist(session: _Session, attempt: Callable[[], T]) -> T:
-    """Call `attempt` until it succeeds, fails for good, or was tried again `retries` times."""
+def _persist(session: _Session, attempt: Callable[[], T], *, kept: Callable[[], int] = lambda: 0) -> T:
+    """Call `attempt` until it succeeds, fails for good, or was tried again `retries` times.
+
+    A failure after which more bytes are `kept` than ever before is free, up to three times `retries`: on a network
+    that drops every connection a file still comes, bit by bit.
+    """
     mirror = session.mirror
-    for left in range(mirror.retries, -1, -1):
+    left, most = mirror.retries, 0
+    for number in itertools.count():
         try:
             return attempt()
         except _TransferError as error:
-            if not error.passing or left == 0:
+            if kept() <= most or number >= 3 * mirror.retries:
+                left -= 1
+            most = max(most, kept())
+            if not error.passing or left < 0:
                 raise
-            backoff_s = mirror.backoff_s * 2 ** (mirror.retries - left) * random.uniform(0.5, 1.5)
+            backoff_s = mirror.backoff_s * 2 ** max(mirror.retries - left - 1, 0) * random.uniform(0.5, 1.5)
             wait_s = max(error.wait_s, min(backoff_s, LONGEST_WAIT_S))
         if session.stop.wait(wait_s):
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,10 @@ MAX_PIXELS: Final = 100_000_000
 
 MAX_POLYGON_NUMBERS: Final = 200_000
 """Most numbers of one instance's polygons together (COCO's longest has about 3,000)."""
+
+MAX_POLYGON_PATH: Final = 1_000_000
+"""Most pixels of way along one instance's edges: pycocotools takes 80 bytes for each, and a polygon that runs to and
+fro across the frame asks for gigabytes."""
 
 
 def decode_mask(segmentation: bytes, *, height: int, width: int) -> Mask:
@@ -59,24 +64,32 @@ def scale_mask(mask: Mask, *, height: int, width: int) -> Mask:
 def _decode_polygons(polygons: list[Any], *, height: int, width: int) -> Mask:
     kept = []
     numbers = 0
+    path = 0.0
     for polygon in polygons:
         if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
             continue
         numbers += len(polygon)
+        if not all(type(number) in {int, float} for number in polygon):
+            raise ValueError("a polygon holds something that is no number")
         try:
             points = np.asarray(polygon, dtype=np.float64)
-        except (ValueError, TypeError, OverflowError):
-            raise ValueError("a polygon holds something that is no number") from None
-        if points.ndim != 1 or not np.isfinite(points).all():
+        except OverflowError:
+            raise ValueError("a polygon holds a number out of range") from None
+        if not np.isfinite(points).all():
             raise ValueError("a polygon holds a point that is not finite")
-        # pycocotools walks every pixel of every edge, so far-away points would cost hours: into the frame with them
-        kept.append(np.clip(points.reshape(-1, 2), 0, (width, height)).ravel().tolist())
+        # pycocotools cuts at the frame itself, but walks every pixel of every edge: far-away points come nearer first
+        corners = np.clip(points.reshape(-1, 2), (-width, -height), (2 * width, 2 * height))
+        path += float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
+        kept.append(corners.ravel().tolist())
+    if path > MAX_POLYGON_PATH:
+        raise ValueError(f"polygons have edges of {path:.0f} pixels, more than {MAX_POLYGON_PATH}")
     if numbers > MAX_POLYGON_NUMBERS:
         raise ValueError(f"polygons have {numbers} numbers, more than {MAX_POLYGON_NUMBERS}")
     if not kept:
         raise ValueError("no polygon has three points")
     runs = coco_mask.frPyObjects(kept, height, width)
-    return np.asarray(coco_mask.decode(coco_mask.merge(runs)), dtype=np.bool_)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # pycocotools 2.0.11 with numpy 2
+        return np.asarray(coco_mask.decode(coco_mask.merge(runs)), dtype=np.bool_)
 
 
 def _decode_runs(value: dict[str, Any], *, height: int, width: int) -> Mask:

@@ -26,6 +26,9 @@ GREY_SHARE: Final = 0.95
 _CLEARLY_COLOURED: Final = 0.75
 """Below this share of grey pixels in the picture reduced eightfold, the full picture needs no count."""
 
+_FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF")
+"""What Pillow may take a file for; among the rest are formats that it hands to other programs (EPS)."""
+
 _DECODING_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, IndexError, KeyError, ZeroDivisionError),
 )
@@ -71,6 +74,8 @@ def read_bytes(path: Path) -> bytes:
         BadPicture: It is missing, no plain file, empty, or larger than 200 MB.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise BadPicture("unreadable", f"{path.name!r} is no plain file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -92,8 +97,10 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
         BadPicture: Not a picture, truncated, too large, or of another size than the annotation says.
     """
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
-            warnings.simplefilter("ignore")  # of metadata nobody asked for
+        with (
+            warnings.catch_warnings(action="ignore"),  # of metadata nobody asked for
+            Image.open(io.BytesIO(data), formats=_FORMATS) as image,
+        ):
             _check_size(image, width=width, height=height)
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             small = np.asarray(image.convert("RGB"))
@@ -152,7 +159,7 @@ def scale_down(picture: Picture, *, width: int, height: int) -> Picture:
 
 
 def _check_size(image: Image.Image, *, width: int, height: int) -> None:
-    if (width, height) not in (image.size, _turned_size(image)):
+    if image.size != (width, height) != _turned_size(image):
         raise BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
     if width * height > MAX_PIXELS:
         raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")

@@ -33,7 +33,7 @@ MIN_SUBJECT_PIXELS: Final = 1000
 _AREA_SLACK: Final = 0.8
 """Annotated areas may differ from the masks; only well below the limit is a photograph dropped without a look."""
 
-BATCH: Final = 32
+BATCH: Final = 16
 """Photographs that one call of a worker looks at."""
 
 
@@ -152,9 +152,17 @@ class Candidates:
         return len(self.order)
 
     def batches(self) -> Iterator[list[Candidate]]:
-        """Yield the photographs in order, some at a time, with what a worker needs to look at them."""
+        """Yield the photographs in order, some at a time, with what a worker needs to look at them.
+
+        Those of a remote source are fetched first.
+        """
         for first in range(0, len(self.order), BATCH):
-            yield [self._candidate(int(row)) for row in self.order[first : first + BATCH]]
+            rows = self.order[first : first + BATCH]
+            names: dict[str, list[str]] = {}
+            for image in self.images.select(["subset", "file_name"]).take(rows).to_pylist():
+                names.setdefault(self.source.subsets[image["subset"]].name, []).append(image["file_name"])
+            self.source.fetch(names)
+            yield [self._candidate(int(row)) for row in rows]
 
     def _candidate(self, row: int) -> Candidate:
         image = self.images.slice(row, 1).to_pylist()[0]

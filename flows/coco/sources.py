@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,9 @@ from typing import Final
 import pyarrow as pa
 
 from flows.coco.catalog import Catalog, open_catalog
+from flows.coco.download import GONE, SUBSETS, Mirror, fetch_annotations, fetch_images
 from flows.errors import BadRequest
+from flows.settings import COCO_BASE
 
 _PEOPLE_COLUMNS: Final = ("id", "image_id", "iscrowd", "area", "segmentation")
 
@@ -35,10 +37,12 @@ class Source:
     Attributes:
         label: Names the source in the run's name: letters, digits and dashes.
         subsets: In the order of their names; an image id that several hold belongs to the first.
+        mirror: Where photographs are fetched from when they are needed; None where all lie here.
     """
 
     label: str
     subsets: tuple[Subset, ...]
+    mirror: Mirror | None = None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -75,6 +79,29 @@ class Source:
         people = pa.concat_tables(tables)
         return people if len(self.subsets) == 1 else _first_of_each(people.sort_by("id"))
 
+    def fetch(self, names: Mapping[str, Sequence[str]]) -> None:
+        """See to it that photographs (file names by subset) lie in their folders; nothing to do for local sources.
+
+        A photograph that the mirror does not have stays missing, and is dropped as `unreadable` later.
+
+        Raises:
+            BadRequest: One could not be fetched though it may exist. Going on without it would make the plan depend
+                on the weather; what has come stays in the cache.
+        """
+        if self.mirror is None:
+            return
+        for subset in self.subsets:
+            failures = fetch_images(
+                names.get(subset.name, ()), subset=subset.name, cache=subset.images.parent, mirror=self.mirror
+            )
+            lost = {name: reason for name, reason in failures.items() if not GONE.match(reason)}
+            if lost:
+                name, reason = next(iter(lost.items()))
+                raise BadRequest(
+                    f"{len(lost)} photographs could not be fetched from {self.mirror.host} ({name}: {reason}); "
+                    "run the same command again, what has come stays in the cache"
+                )
+
 
 def _first_of_each(table: pa.Table) -> pa.Table:
     """Keep the first row of each id of a table sorted by id."""
@@ -86,9 +113,14 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 
 def open_source(
-    source: str, *, images: Path | None = None, annotations: Path | None = None, cache: Path | None = None
+    source: str,
+    *,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    coco_base: str = COCO_BASE,
+    cache: Path | None = None,
 ) -> Source:
-    """Open what the settings `source`, `images` and `annotations` name.
+    """Open what the settings `source`, `images`, `annotations` and `coco_base` name.
 
     Raises:
         BadRequest: Something is missing or holds no COCO annotations; the message says what and how to mend it.
@@ -102,6 +134,8 @@ def open_source(
         folder = cache / "sample" / f"v{SAMPLE_VERSION}"
         write_sample(folder)
         return _open_folder(folder, label="sample", images=None, cache=cache)
+    if source.startswith("coco:"):
+        return _open_remote(source.removeprefix("coco:"), mirror=Mirror(base=coco_base), cache=cache)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -145,6 +179,18 @@ def read_ids(path: Path | None) -> frozenset[int]:
             raise BadRequest(f"{path}, line {number}: {text[:60]!r} holds no image id; write one id a line")
         ids.add(int(found.group(1) or found.group(2)))
     return frozenset(ids)
+
+
+def _open_remote(subset: str, *, mirror: Mirror, cache: Path) -> Source:
+    """Fetch the annotations of one of COCO's subsets; its photographs come when they are needed."""
+    if subset not in SUBSETS:
+        raise BadRequest(
+            f"source 'coco:{subset}' does not exist; there are {' and '.join(f'coco:{s}' for s in SUBSETS)}"
+        )
+    here = cache / "coco"
+    annotations = fetch_annotations(subset, cache=here, mirror=mirror)
+    catalog = open_catalog(annotations, cache=cache)
+    return Source(f"coco-{subset}", (Subset(subset, here / subset, annotations, catalog),), mirror)
 
 
 def _open_files(source: str, *, images: Path | None, annotations: Path | None, cache: Path) -> Source:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
@@ -23,14 +23,16 @@ import pyarrow.parquet as pq
 import augment
 from flows.coco.pair import Pair, pair_subjects
 from flows.coco.pictures import scaled_size
-from flows.coco.select import Candidates, Screened, Selection, Split, screen_candidates, select_by_annotation
+from flows.coco.select import SPLITS, Candidates, Screened, Selection, Split, screen_candidates, select_by_annotation
 from flows.coco.sources import Source, open_source, read_ids
 from flows.errors import BadRequest
 from flows.settings import BuildSettings, fingerprint, identity
 from flows.store.layout import Layout, write_bytes, writing
 
-Screen = Callable[[Iterable[Any]], Iterator[Sequence[Screened]]]
-"""Screens batches of candidates, in order, somewhere: in this process or in a pool."""
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+"""Yields a function's results in the order of the items: the builtin `map`, or that of a pool of processes."""
+
+Watch = Callable[[int, int], None]
 
 PLAN_VERSION: Final = 1
 
@@ -137,12 +139,19 @@ class Planned:
     note: str | None
 
 
-def plan_run(settings: BuildSettings, *, screen: Screen | None = None, root: Path | None = None) -> Planned:
+def _unwatched(_looked_at: int, _at_most: int) -> None:
+    """Watch nothing."""
+
+
+def plan_run(
+    settings: BuildSettings, *, over: Map = map, watch: Watch = _unwatched, root: Path | None = None
+) -> Planned:
     """Make the plan of a run, or read and extend the one that is there.
 
     Args:
         settings: What is asked for.
-        screen: Looks at the photographs; in this process where not given.
+        over: Maps the look at the photographs over batches of them; in this process where not given.
+        watch: Told how many photographs have been looked at, and how many there are at most.
         root: Folder that relative paths are taken from; the working folder where not given.
 
     Raises:
@@ -150,7 +159,9 @@ def plan_run(settings: BuildSettings, *, screen: Screen | None = None, root: Pat
     """
     root = root or Path.cwd()
     settings = _absolute(settings, root)
-    source = open_source(settings.source, images=settings.images, annotations=settings.annotations)
+    source = open_source(
+        settings.source, images=settings.images, annotations=settings.annotations, coco_base=settings.coco_base
+    )
     excluded = read_ids(settings.exclude_ids)
     inputs = {"annotations": source.digests, "excluded": _digest_ids(excluded)}
     this = identity(settings, inputs=inputs)
@@ -164,24 +175,14 @@ def plan_run(settings: BuildSettings, *, screen: Screen | None = None, root: Pat
     elif layout.run.exists() and not _is_begun(layout):
         raise BadRequest(f"{layout.run} exists and is no run of hcoco; choose another --run or --output")
 
-    candidates, selection = select_by_annotation(
-        source,
-        min_person_share=settings.min_person_share,
-        licenses=settings.licenses,
-        exclude_ids=excluded,
-        seed=settings.seed,
-    )
-    look = partial(screen_candidates, min_person_share=settings.min_person_share, max_side=settings.max_side)
-    batches = (map(look, candidates.batches())) if screen is None else screen(candidates.batches())
-    pairs = pair_subjects(_counted(batches, selection), variants=settings.variants, seed=settings.seed)
-    wanted = islice(pairs, settings.samples)
+    candidates, selection, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
     plan = _write_plan(
         layout,
         settings=settings,
         this=this,
         source=source,
         candidates=candidates,
-        pairs=wanted,
+        pairs=pairs,
         selection=selection,
         earlier=earlier,
     )
@@ -193,6 +194,24 @@ def plan_run(settings: BuildSettings, *, screen: Screen | None = None, root: Pat
         )
     before = earlier.planned if earlier else 0
     return Planned(layout, plan, _expected_bytes(plan), plan.planned - before if earlier else 0, note)
+
+
+def describe_plan(planned: Planned) -> list[str]:
+    """Say in a few lines what a plan will make, where, and about how much disk it takes."""
+    plan, selection = planned.plan, planned.plan.selection
+    splits = ", ".join(
+        f"{sum(shard.planned for shard in plan.shards if shard.split == split)} {split}" for split in SPLITS
+    )
+    dropped = ", ".join(f"{reason} {count}" for reason, count in selection["dropped_by_reason"].items())
+    people = f"{selection['people']} people in {selection['images']} images"
+    size = f"about {planned.bytes_expected / 1e6:,.0f} MB"
+    lines = [
+        f"{people}, {selection['subjects']} fit to be edited (dropped: {dropped or 'none'})",
+        f"{plan.planned} samples in {len(plan.shards)} shards ({splits}), {size}, into {planned.layout.run}",
+    ]
+    if planned.extended:
+        lines.append(f"{planned.extended} of them are new; the others stay as they are")
+    return [*lines, planned.note] if planned.note else lines
 
 
 def read_plan(layout: Layout) -> Plan:
@@ -298,11 +317,44 @@ def _covers(earlier: Plan, settings: BuildSettings) -> bool:
     return False
 
 
-def _counted(batches: Iterable[Sequence[Screened]], selection: Selection) -> Iterator[Screened]:
-    for batch in batches:
-        for screened in batch:
-            selection.count(screened)
-            yield screened
+def fetch_photographs(settings: BuildSettings, *, over: Map = map, watch: Watch = _unwatched) -> int:
+    """Fetch the photographs that a build with these settings looks at; return how many samples it could plan.
+
+    Raises:
+        BadRequest: As `plan_run`.
+    """
+    source = open_source(
+        settings.source, images=settings.images, annotations=settings.annotations, coco_base=settings.coco_base
+    )
+    excluded = read_ids(settings.exclude_ids)
+    _, _, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
+    return sum(1 for _ in pairs)
+
+
+def _pair(
+    source: Source, settings: BuildSettings, *, excluded: frozenset[int], over: Map, watch: Watch
+) -> tuple[Candidates, Selection, Iterator[Pair]]:
+    """Select and pair; the photographs are looked at, and fetched, only as the pairs are taken."""
+    candidates, selection = select_by_annotation(
+        source,
+        min_person_share=settings.min_person_share,
+        licenses=settings.licenses,
+        exclude_ids=excluded,
+        seed=settings.seed,
+    )
+
+    def screened() -> Iterator[Screened]:
+        look = partial(screen_candidates, min_person_share=settings.min_person_share, max_side=settings.max_side)
+        looked_at = 0
+        for batch in over(look, candidates.batches()):
+            for photograph in batch:
+                selection.count(photograph)
+                yield photograph
+            looked_at += len(batch)
+            watch(looked_at, len(candidates))
+
+    pairs = pair_subjects(screened(), variants=settings.variants, seed=settings.seed)
+    return candidates, selection, islice(pairs, settings.samples)
 
 
 def _write_plan(

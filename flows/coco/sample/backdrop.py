@@ -43,6 +43,13 @@ def ground_plane(height: int, width: int, horizon: int) -> tuple[Array, Array, A
     return across, np.broadcast_to(1 / nearness, across.shape), nearness
 
 
+def ground_grain(seed: int, across: Array, near: Array, *, slope: float) -> Array:
+    """Return fine noise (rows, width) on a floor: grass, grit or carpet, coarser towards the viewer."""
+    u = across * near * (420 / (0.45 + near))
+    v = np.broadcast_to(170 * np.log(near + 0.12), across.shape)
+    return sample_tile(noise_tile(seed, slope=slope), u, v)
+
+
 def lay_ground(picture: Array, horizon: int, albedo: Array, light: Light) -> None:
     """Write the lit floor into the rows of `picture` below the horizon, veiled towards it by the haze."""
     lit = albedo * irradiance(light, FLOOR)
@@ -57,8 +64,12 @@ def sky(height: int, width: int, horizon: int, light: Light, rng: np.random.Gene
     low = 0.55 * above + 0.35 * np.array(light.key, np.float32) + 0.3 * np.array(light.rim, np.float32)
     blue = above * np.array([0.72, 0.9, 1.15], np.float32)
     picture = vertical(height, width, [(0.0, blue), (horizon / height, low), (1.0, low)])
-    cover = clouds(rng, height, width, cell_px=width / 3, octaves=5)
-    stretch = np.linspace(0.4, 1, height, dtype=np.float32)[:, None]
+    y, x = np.ogrid[0:height, 0:width]
+    drift = rng.uniform(0, 256, 2)
+    # Clouds lie flatter the nearer they are to the horizon.
+    flat = 60 * np.log(1.3 - np.minimum(y / (horizon + 1), 1.0))
+    cover = sample_tile(noise_tile(21, slope=1.5), (x * (150 / width) + drift[0]), (flat + drift[1]))
+    stretch = np.linspace(0.5, 0.9, height, dtype=np.float32)[:, None]
     white = above * 0.7 + 0.45 * np.array(light.key, np.float32)
     return mix(picture, np.broadcast_to(white, picture.shape), cloudy * smooth_step(0.05, 0.95, cover * stretch + 0.25))
 
@@ -71,7 +82,8 @@ def veil(picture: Array, light: Light, distance: float) -> Array:
 
 def ridge(rng: np.random.Generator, width: int, *, base: float, rise: float, cell_px: float) -> Array:
     """Return the rows, (width,), of a skyline of hills."""
-    return base - rise * (0.5 + 0.6 * clouds(rng, 2, width, cell_px=cell_px, octaves=5)[0])
+    rough: Array = clouds(rng, 2, width, cell_px=cell_px, octaves=5)[0]
+    return base - rise * (0.5 + 0.6 * rough)
 
 
 def hills(
@@ -153,7 +165,7 @@ def bokeh(
         high, low = max(int(y - radius - 2), 0), min(int(y + radius + 2), height)
         yy, xx = np.mgrid[high:low, left:right].astype(np.float32)
         distance = np.hypot(xx - np.float32(x), yy - np.float32(y)) / np.float32(radius)
-        disc = smooth_step(1.05, 0.92, distance) if False else 1 - smooth_step(0.92, 1.05, distance)
+        disc = 1 - smooth_step(0.92, 1.05, distance)
         disc = disc * (0.7 + 0.5 * distance**4)
         picture[high:low, left:right] += (
             disc[..., None] * colours[int(rng.integers(len(colours)))] * np.float32(rng.uniform(0.2, 1.0))
@@ -232,7 +244,7 @@ def beach(height: int, width: int, light: Light, rng: np.random.Generator) -> Ba
             0.05 * width,
             np.array(light.key) * 2,
         )
-    across, depth, near = ground_plane(height, width, horizon)
+    across, depth, _near = ground_plane(height, width, horizon)
     waves = sample_tile(noise_tile(6, slope=1.0), across * 30, depth * 160 + 3 * across)
     water = srgb_to_linear("2f6f7d") * irradiance(light, FLOOR) * 0.7 + 0.35 * np.array(light.sky, np.float32)
     sea = water * (1 + 0.22 * waves)[..., None]
@@ -245,7 +257,7 @@ def beach(height: int, width: int, light: Light, rng: np.random.Generator) -> Ba
     rough = sample_tile(noise_tile(2, slope=0.6), np.arange(width, dtype=np.float32)[None] * 1.1, y * 1.7)
     dunes = clouds(rng, height, width, cell_px=width / 9, octaves=4)
     sand = srgb_to_linear("d9bf94") * irradiance(light, FLOOR) * (1 + 0.07 * rough + 0.10 * dunes)[..., None]
-    wet = smooth_step(30, 2, y - edge[None]) if False else 1 - smooth_step(2, 34, y - edge[None])
+    wet = 1 - smooth_step(2, 34, y - edge[None])
     sand = sand * (1 - 0.45 * wet[..., None])
     picture = mix(picture, sand, smooth_step(-1, 1, y - edge[None]))
     foam = np.exp(-(((y - edge[None] + 2) / 4.0) ** 2)) * np.clip(0.7 + 0.5 * rough, 0, 1)
@@ -274,7 +286,7 @@ def park(height: int, width: int, light: Light, rng: np.random.Generator) -> Bac
         foliage(picture, rng, light, centre=(x, 0.14 * height), radius=(rng.uniform(0.14, 0.24) * width, rng.uniform(0.16, 0.28) * height),
                 colour=greens[int(rng.integers(5))])  # fmt: skip
     across, depth, near = ground_plane(height, width, horizon)
-    blades = sample_tile(noise_tile(8, slope=0.4), across * 420 * near, depth * 200 * near)
+    blades = ground_grain(8, across, near, slope=0.4)
     patches = sample_tile(noise_tile(9, slope=1.5), across * 26, depth * 30)
     lawn = srgb_to_linear("5c7434") * (1 + 0.20 * blades + 0.16 * patches)[..., None]
     middle = rng.uniform(-0.4, 0.4)
@@ -316,7 +328,7 @@ def forest(height: int, width: int, light: Light, rng: np.random.Generator) -> B
         foliage(picture, rng, light, centre=(rng.uniform(0, width), horizon), radius=(rng.uniform(0.05, 0.12) * width, rng.uniform(0.03, 0.09) * height),
                 colour=srgb_to_linear("3f6a35"))  # fmt: skip
     across, depth, near = ground_plane(height, width, horizon)
-    litter = sample_tile(noise_tile(8, slope=0.5), across * 380 * near, depth * 170 * near)
+    litter = ground_grain(8, across, near, slope=0.5)
     spots = smooth_step(0.5, 1.3, sample_tile(noise_tile(12, slope=1.2), across * 45, depth * 40))
     earth = srgb_to_linear("5a4a30") * (0.6 + 0.2 * litter + 0.9 * spots)[..., None]
     lay_ground(picture, horizon, np.clip(earth, 0.01, 1), light)
@@ -362,7 +374,7 @@ def snow(height: int, width: int, light: Light, rng: np.random.Generator) -> Bac
             )
     across, depth, near = ground_plane(height, width, horizon)
     drifts = sample_tile(noise_tile(9, slope=1.7), across * 24, depth * 34)
-    sparkle = sample_tile(noise_tile(2, slope=0.3), across * 500 * near, depth * 300 * near)
+    sparkle = ground_grain(2, across, near, slope=0.3)
     lay_ground(picture, horizon, white * (0.92 + 0.10 * drifts + 0.03 * sparkle)[..., None], light)
     return Backdrop(picture, horizon)
 
@@ -419,7 +431,7 @@ def boards(height: int, width: int, horizon: int, colour: str) -> Array:
     )
     seam = np.abs(across * 7 - np.round(across * 7))
     dark = 1 - 0.55 * np.exp(-seam * 30 * near)
-    return srgb_to_linear(colour) * ((1 + tone) * dark)[..., None]
+    return np.asarray(srgb_to_linear(colour) * ((1 + tone) * dark)[..., None])
 
 
 def office(height: int, width: int, light: Light, rng: np.random.Generator) -> Backdrop:
@@ -466,7 +478,7 @@ def office(height: int, width: int, light: Light, rng: np.random.Generator) -> B
                 srgb_to_linear("d8d6cf") * irradiance(light, WALL),
             )
     across, depth, near = ground_plane(height, width, horizon)
-    fuzz = sample_tile(noise_tile(8, slope=0.3), across * 500 * near, depth * 300 * near)
+    fuzz = ground_grain(8, across, near, slope=0.3)
     tiles = np.sign(np.sin(across * 11) * np.sin(depth * 8))
     lay_ground(picture, horizon, srgb_to_linear("5f6a70") * (1 + 0.13 * fuzz + 0.05 * tiles)[..., None], light)
     return Backdrop(picture, horizon)
@@ -543,7 +555,9 @@ def studio(height: int, width: int, light: Light, rng: np.random.Generator) -> B
     """Build a photographer's paper backdrop with a round glow of light."""
     horizon = int(height * 0.8)
     names = ("grey", "teal", "rust", "olive", "tan", "navy", "plum", "sky", "cream")
-    paper = dye(names[int(rng.integers(len(names)))])
+    # A coloured light on coloured paper leaves nothing but that colour.
+    coloured = max(light.key) > 4 * min(light.key)
+    paper = dye("grey" if coloured else names[int(rng.integers(len(names)))])
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     middle = 0.5 + 0.22 * np.sign(light.direction[0])
     spot = np.exp(-(((x / width - middle) / 0.55) ** 2) - ((y / height - 0.4) / 0.6) ** 2)
@@ -577,8 +591,8 @@ def brick(height: int, width: int, light: Light, rng: np.random.Generator) -> Ba
     )
     picture = (albedo * (1 - 0.10 * edge)[..., None] * irradiance(light, WALL)).astype(np.float32)
     picture *= (1 + 0.3 * (x / width - 0.5) * 2 * np.sign(light.direction[0]))[..., None]
-    across, depth, near = ground_plane(height, width, horizon)
-    grit = sample_tile(noise_tile(8, slope=0.5), across * 300 * near, depth * 200 * near)
+    across, _depth, near = ground_plane(height, width, horizon)
+    grit = ground_grain(8, across, near, slope=0.5)
     lay_ground(picture, horizon, srgb_to_linear("77736e") * (1 + 0.16 * grit)[..., None], light)
     return Backdrop(picture, horizon)
 
@@ -597,10 +611,10 @@ def meadow(height: int, width: int, light: Light, rng: np.random.Generator) -> B
         )
         hills(picture, line, srgb_to_linear(code), light, rng, distance=0.9 - 0.3 * i)
     across, depth, near = ground_plane(height, width, horizon)
-    blades = sample_tile(noise_tile(8, slope=0.4), across * 420 * near, depth * 120 * near)
+    blades = ground_grain(8, across, near, slope=0.4)
     patches = sample_tile(noise_tile(9, slope=1.4), across * 30, depth * 30)
     field = srgb_to_linear("8a8a3c") * (1 + 0.22 * blades + 0.18 * patches)[..., None]
-    bloom = smooth_step(1.9, 2.3, sample_tile(noise_tile(18, slope=0.25), across * 300 * near, depth * 170 * near))
+    bloom = smooth_step(1.9, 2.3, ground_grain(18, across, near, slope=0.25))
     petals = dye(str(rng.choice(["red", "white", "violet", "yellow"])))
     lay_ground(picture, horizon, mix(field, np.broadcast_to(petals, field.shape), bloom), light)
     return Backdrop(picture, horizon)

@@ -24,7 +24,7 @@ class Material:
     gloss: float = 0.02  # strength of its highlight
     skin: float = 0.0  # 1 lets light bleed into the shadow, reddish, as skin does
     folds: float = 0.0  # how strongly cloth creases
-    fold_size: float = 0.5  # in heads
+    fold_size: float = 0.7  # in heads
     seed: int = 0
 
 
@@ -111,10 +111,13 @@ class Canvas:
         cover = np.clip(np.minimum(inside, hem) + 0.5, 0, 1)
         return Shape(window[0].start, window[1].start, cover, np.dstack([nx, ny, nz]), u, down / self.head_px)
 
-    def blob(self, outline: Array, *, round_px: float, axis: tuple[Point, Point]) -> Shape | None:
+    def blob(
+        self, outline: Array, *, round_px: float, axis: tuple[Point, Point], hem: float | None = None
+    ) -> Shape | None:
         """Shape a closed outline as if blown up from behind, to a roundness of `round_px`.
 
-        `axis` are two points, for instance neck and hip: the surface coordinates run along and across it.
+        `axis` are two points, for instance neck and hip: the surface coordinates run along and across it. A `hem`
+        cuts the shape off that many heads along the axis, in a line that sags a little in the middle.
         """
         points = smooth_outline(np.asarray(outline, np.float32)) - np.array([self.left, self.top], np.float32)
         window = self.window(points.min(0) - 3, points.max(0) + 3)
@@ -132,7 +135,24 @@ class Canvas:
         dx, dy = x - begin[0], y - begin[1]
         u = (dx * step[1] - dy * step[0]) / self.head_px
         v = (dx * step[0] + dy * step[1]) / self.head_px
-        return Shape(top, left, mask.astype(np.float32) / 255, inflate(mask, round_px), u, v)
+        cover = mask.astype(np.float32) / 255
+        if hem is not None:
+            cover *= np.clip((hem - 0.10 * np.minimum((u / 0.6) ** 2, 1) + 0.05 - v) * self.head_px + 0.5, 0, 1)
+        return Shape(top, left, cover, inflate(mask, round_px), u, v)
+
+    def panel(self, corners: Sequence[Point], normal: tuple[float, float, float]) -> Shape | None:
+        """Shape a flat polygon that faces one way; its surface coordinates are heads across and down the picture."""
+        points = np.array(corners, np.float32) - np.array([self.left, self.top], np.float32)
+        window = self.window(points.min(0) - 2, points.max(0) + 2)
+        if window is None:
+            return None
+        top, left = window[0].start, window[1].start
+        mask = np.zeros((window[0].stop - top, window[1].stop - left), np.uint8)
+        fixed = np.round((points - np.array([left, top], np.float32)) * 16).astype(np.int32)
+        cv2.fillPoly(mask, [fixed], color=255, lineType=cv2.LINE_AA, shift=4)
+        y, x = np.mgrid[window].astype(np.float32)
+        facing = np.broadcast_to(unit(normal), (*mask.shape, 3))
+        return Shape(top, left, mask.astype(np.float32) / 255, facing, x / self.head_px, y / self.head_px)
 
     def paint(self, shape: Shape | None, material: Material, *, shade: float = 0.45, reach: float = 0.16) -> None:
         """Lay a part over what is there already, and let it shade what lies under and beside it.
@@ -158,7 +178,7 @@ class Canvas:
         columns = slice(shape.left, shape.left + shape.cover.shape[1])
         fade = np.clip(shape.v / over, 0, 1)
         fade = fade * fade * (3 - 2 * fade)
-        return replace(shape, cover=shape.cover * np.maximum(fade, 1 - self.alpha[rows, columns]))
+        return replace(shape, cover=shape.cover * np.maximum(fade, np.minimum(4 - 4 * self.alpha[rows, columns], 1)))
 
     def lay(self, shape: Shape, layer: Array) -> None:
         """Blend a finished layer (h, w, 8) into the canvas."""
@@ -192,23 +212,35 @@ class Canvas:
 
     def lit(self, light: Light) -> Array:
         """Return the linear RGB light, float32 (height, width, 3), that the painted surface sends to the viewer."""
-        normal = self.surface[..., 3:6]
-        normal = normal / np.sqrt(np.maximum((normal * normal).sum(2, keepdims=True), 1e-6))
-        key, sky, ground, rim = (np.array(c, np.float32) for c in (light.key, light.sky, light.ground, light.rim))
-        toward = unit(light.direction)
-        facing = (normal @ toward)[..., None]
-        bleed = 0.12 + self.surface[..., SKIN, None] * np.array([0.34, 0.16, 0.10], np.float32)
-        direct = np.clip((facing + bleed) / (1 + bleed), 0, 1) * self.open[..., None]
-        up = 0.5 - 0.5 * normal[..., 1:2]
-        around = (ground + (sky - ground) * up) * (0.35 + 0.65 * self.open[..., None])
-        edge = np.clip(normal[..., 0] * light.rim_side * 0.9 - normal[..., 1] * 0.35, 0, 1)
-        edge = (edge * np.clip(1.15 - normal[..., 2], 0, 1) ** 3)[..., None]
-        albedo = self.surface[..., :3]
-        half = unit((float(toward[0]), float(toward[1]), float(toward[2]) + 1.0))
-        shine = np.clip(normal @ half, 0, 1) ** 20 * self.surface[..., GLOSS] * self.open
-        return (albedo * (key * direct + around + 1.3 * rim * edge) + shine[..., None] * (key + 0.3 * sky)).astype(
-            np.float32
-        )
+        picture = np.zeros((self.height, self.width, 3), np.float32)
+        seen = self.alpha > 0
+        picture[seen] = reflected(self.surface[seen], self.open[seen, None], light)
+        return picture
+
+
+def reflected(surface: Array, unshaded: Array, light: Light) -> Array:
+    """Return the light, float32 (N, 3), that N points of painted surface, (N, 8), send to the viewer.
+
+    Lambert's law, softened where skin lets light bleed into its shadow; light from all around, by the share of sky a
+    point faces; a bright edge towards the light behind; and a highlight (Blinn 1977). `unshaded`, (N, 1), is the share
+    of light that neighbouring parts leave over.
+    """
+    albedo, normal = surface[:, :3], surface[:, 3:6]
+    normal = normal / np.sqrt(np.maximum((normal * normal).sum(1, keepdims=True), 1e-6))
+    key, sky, ground, rim = (np.array(c, np.float32) for c in (light.key, light.sky, light.ground, light.rim))
+    toward = unit(light.direction)
+    bleed = 0.12 + surface[:, SKIN, None] * np.array([0.34, 0.16, 0.10], np.float32)
+    direct = np.clip(((normal @ toward)[:, None] + bleed) / (1 + bleed), 0, 1) * unshaded
+    around = (ground + (sky - ground) * (0.5 - 0.5 * normal[:, 1:2])) * (0.35 + 0.65 * unshaded)
+    edge = np.clip(normal[:, :1] * (0.9 * light.rim_side) - normal[:, 1:2] * 0.35, 0, 1)
+    edge = edge * np.clip(1.15 - normal[:, 2:3], 0, 1) ** 3
+    half = unit((float(toward[0]), float(toward[1]), float(toward[2]) + 1.0))
+    shine = np.clip(normal @ half, 0, 1)[:, None] ** 2
+    shine = shine**2
+    shine = shine**2
+    shine = shine * shine**2 * surface[:, GLOSS, None] * unshaded  # the 24th power
+    total: Array = albedo * (key * direct + around + 1.3 * rim * edge) + shine * (key + 0.3 * sky)
+    return total.astype(np.float32)
 
 
 def smooth_outline(points: Array, *, steps: int = 8) -> Array:
@@ -216,7 +248,7 @@ def smooth_outline(points: Array, *, steps: int = 8) -> Array:
     before, here = np.roll(points, 1, axis=0)[:, None], points[:, None]
     after, beyond = np.roll(points, -1, axis=0)[:, None], np.roll(points, -2, axis=0)[:, None]
     t = np.linspace(0, 1, steps, endpoint=False, dtype=np.float32)[None, :, None]
-    curve = 2 * here + (after - before) * t
+    curve: Array = 2 * here + (after - before) * t
     curve = curve + (2 * before - 5 * here + 4 * after - beyond) * t**2
     curve = curve + (3 * here - before - 3 * after + beyond) * t**3
     return (curve / 2).reshape(-1, 2).astype(np.float32)
@@ -231,14 +263,14 @@ def inflate(mask: Array, round_px: float) -> Array:
     height = cv2.GaussianBlur(height, (0, 0), sigmaX=max(round_px * 0.16, 0.8))
     dx = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)[1:-1, 1:-1]
     dy = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)[1:-1, 1:-1]
-    normal = np.dstack([-dx, -dy, np.ones_like(dx)])
+    normal: Array = np.dstack([-dx, -dy, np.ones_like(dx)])
     return (normal / np.sqrt((normal * normal).sum(2, keepdims=True))).astype(np.float32)
 
 
 def crease(shape: Shape, material: Material) -> Array:
     """Return a shape's normals, tilted to and fro by the folds of its cloth."""
     scale = 26 / material.fold_size  # tile pixels a head: one large fold a `fold_size`
-    right, down = noise_slopes(material.seed % 16, slope=2.6)
+    right, down = noise_slopes(material.seed % 16, slope=3.0)
     # Folds run along the body more than across it: stretched coordinates.
     u = shape.u * scale + material.seed % 251
     v = shape.v * scale * 0.55 + material.seed % 239

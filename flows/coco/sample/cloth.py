@@ -22,7 +22,7 @@ def dye(name: str) -> Array:
     return srgb_to_linear(DYES[name])
 
 
-def smooth_step(low: float, high: float, value: Array) -> Array:
+def smooth_step(low: float | Array, high: float | Array, value: Array) -> Array:
     """Return 0 below `low`, 1 above `high`, and a smooth passage between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
@@ -30,10 +30,11 @@ def smooth_step(low: float, high: float, value: Array) -> Array:
 
 def mix(first: Array, second: Array, share: Array) -> Array:
     """Return `first` where `share` (h, w) is 0 and `second` where it is 1, (h, w, 3)."""
-    return first + (second - first) * share[..., None]
+    mixed: Array = first + (second - first) * share[..., None]
+    return mixed
 
 
-def fibre(u: Array, v: Array, *, strength: float, scale: float = 60.0) -> Array:
+def fibre(u: Array, v: Array, *, strength: float, scale: float = 110.0) -> Array:
     """Return a factor about 1, (h, w, 1), of fine irregularity."""
     grain = sample_tile(noise_tile(3, slope=0.7), u * scale, v * scale)
     return (1 + strength * grain)[..., None]
@@ -42,7 +43,7 @@ def fibre(u: Array, v: Array, *, strength: float, scale: float = 60.0) -> Array:
 def woven(base: Array, accent: Array) -> Paint:
     """Dye in one colour."""
     del accent
-    return lambda u, v: base * fibre(u, v, strength=0.10)
+    return lambda u, v: base * fibre(u, v, strength=0.06)
 
 
 def striped(base: Array, accent: Array) -> Paint:
@@ -50,7 +51,7 @@ def striped(base: Array, accent: Array) -> Paint:
 
     def paint(u: Array, v: Array) -> Array:
         wave = np.sin(v * (2 * np.pi / 0.24) + 0.25 * u)
-        return mix(base, accent, smooth_step(-0.1, 0.25, wave)) * fibre(u, v, strength=0.08)
+        return mix(base, accent, smooth_step(-0.1, 0.25, wave)) * fibre(u, v, strength=0.06)
 
     return paint
 
@@ -60,7 +61,7 @@ def pinstriped(base: Array, accent: Array) -> Paint:
 
     def paint(u: Array, v: Array) -> Array:
         wave = np.cos(u * (2 * np.pi / 0.15))
-        return mix(base, accent, 0.7 * smooth_step(0.75, 0.95, wave)) * fibre(u, v, strength=0.08)
+        return mix(base, accent, 0.7 * smooth_step(0.75, 0.95, wave)) * fibre(u, v, strength=0.06)
 
     return paint
 
@@ -74,7 +75,7 @@ def plaid(base: Array, accent: Array) -> Paint:
         lines = np.maximum(np.cos(u * period + 0.9), np.cos(v * period + 0.9))
         cloth = mix(base, accent, 0.42 * bands)
         return mix(cloth, np.float32(0.6) + 0.3 * accent, 0.5 * smooth_step(0.96, 0.985, lines)) * fibre(
-            u, v, strength=0.10
+            u, v, strength=0.06
         )
 
     return paint
@@ -86,7 +87,8 @@ def knitted(base: Array, accent: Array) -> Paint:
     def paint(u: Array, v: Array) -> Array:
         stitch = np.sin(u * 75 + 1.2 * np.sin(v * 60)) * np.sin(v * 60)
         band = smooth_step(0.86, 0.93, np.cos(v * (2 * np.pi / 0.8)))
-        return mix(base, accent, band) * (0.92 + 0.22 * stitch)[..., None] * fibre(u, v, strength=0.12, scale=30)
+        wool: Array = mix(base, accent, band) * (0.92 + 0.22 * stitch)[..., None]
+        return wool * fibre(u, v, strength=0.12, scale=30)
 
     return paint
 
@@ -98,7 +100,8 @@ def denim(base: Array, accent: Array) -> Paint:
     def paint(u: Array, v: Array) -> Array:
         twill = np.sin((u + v) * 95)
         worn = smooth_step(-0.5, 1.8, sample_tile(noise_tile(5), u * 22, v * 14))
-        return mix(base, base * 0.4 + 0.34, 0.55 * worn) * (1 + 0.10 * twill)[..., None] * fibre(u, v, strength=0.14)
+        blue: Array = mix(base, base * 0.4 + 0.34, 0.55 * worn) * (1 + 0.10 * twill)[..., None]
+        return blue * fibre(u, v, strength=0.14)
 
     return paint
 
@@ -119,7 +122,7 @@ def dotted(base: Array, accent: Array) -> Paint:
 
     def paint(u: Array, v: Array) -> Array:
         inside, _ = scattered(u, v, period=0.2, radius=0.26)
-        return mix(base, accent, smooth_step(0.0, 0.25, inside)) * fibre(u, v, strength=0.07)
+        return mix(base, accent, smooth_step(0.0, 0.25, inside)) * fibre(u, v, strength=0.06)
 
     return paint
 
@@ -133,7 +136,7 @@ def floral(base: Array, accent: Array) -> Paint:
         leaves, _ = scattered(u + 0.17, v + 0.1, period=0.36, radius=0.2)
         cloth = mix(base, dye("green") * 0.8, smooth_step(0.1, 0.4, leaves))
         cloth = mix(cloth, accent, petals)
-        return mix(cloth, dye("yellow"), smooth_step(0.72, 0.85, inside)) * fibre(u, v, strength=0.07)
+        return mix(cloth, dye("yellow"), smooth_step(0.72, 0.85, inside)) * fibre(u, v, strength=0.06)
 
     return paint
 
@@ -144,7 +147,7 @@ def blocked(base: Array, accent: Array) -> Paint:
     def paint(u: Array, v: Array) -> Array:
         cloth = mix(accent, base, smooth_step(0.78, 0.8, v))
         band = smooth_step(0.66, 0.68, v) * (1 - smooth_step(0.8, 0.82, v))
-        return mix(cloth, dye("white"), band) * fibre(u, v, strength=0.08)
+        return mix(cloth, dye("white"), band) * fibre(u, v, strength=0.06)
 
     return paint
 
@@ -155,7 +158,7 @@ def buttoned(base: Array, accent: Array) -> Paint:
     def paint(u: Array, v: Array) -> Array:
         seam = np.exp(-((u / 0.018) ** 2)) * 0.5
         button = np.hypot(u - 0.05, (v / 0.34 - np.round(v / 0.34)) * 0.34)
-        cloth = base * (1 - seam)[..., None] * fibre(u, v, strength=0.10)
+        cloth = base * (1 - seam)[..., None] * fibre(u, v, strength=0.06)
         return mix(cloth, accent, 1 - smooth_step(0.025, 0.045, button))
 
     return paint
@@ -167,6 +170,6 @@ WEAVES: dict[str, Callable[[Array, Array], Paint]] = {
 }  # fmt: skip
 
 
-def cloth(weave: str, base: str, accent: str, *, seed: int, folds: float = 0.22, gloss: float = 0.02) -> Material:
+def cloth(weave: str, base: str, accent: str, *, seed: int, folds: float = 0.34, gloss: float = 0.02) -> Material:
     """Return cloth of a weave in two dyes, creased with a given strength."""
     return Material(paint=WEAVES[weave](dye(base), dye(accent)), gloss=gloss, folds=folds, seed=seed)

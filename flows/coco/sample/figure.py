@@ -158,7 +158,7 @@ def skeleton(person: Person) -> Joints:
     head = chest + np.array([0.18 * pose.nod + pose.lean[0] * 0.3, -NECK - 0.30, 0.10 + pose.lean[1]])
     arm = (UPPER_ARM * person.legs, FOREARM * person.legs)
     leg = (THIGH * person.legs, SHIN * person.legs)
-    shoulder = np.array([person.shoulders - 0.21, 0.31, 0.0])
+    shoulder = np.array([(person.shoulders - 0.205) * person.width, 0.36, 0.0])
     mirror = np.array([-1.0, 1.0, 1.0])
     limbs = [
         reach(chest + shoulder * mirror, pose.left_arm, arm, -1),
@@ -229,7 +229,7 @@ def paint_person(person: Person, light: Light, *, frame: tuple[int, int], enlarg
     enlarge
         How much larger than the picture the canvas is, so that edges come out smooth.
 
-    Returns
+    Returns:
     -------
     The canvas, or None where the frame shows nothing of the person.
     """
@@ -347,10 +347,12 @@ def paint_skirt(sketch: Sketch) -> None:
     levels += [
         (0.6, max(0.85 * wide, breadth(sketch, person.hips + 0.12, 0.5))),
         (1.0, wide * 1.04),
-        (1.04, wide * 0.6),
+        (1.5, wide),
     ]
     material = person.outfit.bottom if person.outfit.lower == "skirt" else person.outfit.top
-    shape = sketch.canvas.blob(outline_along(start, end, levels), round_px=sketch.size(0.5), axis=(start, end))
+    hem = float(np.hypot(end[0] - start[0], end[1] - start[1])) / sketch.canvas.head_px
+    outline = outline_along(start, end, levels)
+    shape = sketch.canvas.blob(outline, round_px=sketch.size(0.5), axis=(start, end), hem=hem)
     sketch.canvas.paint(shape, material, shade=0.55, reach=0.22)
 
 
@@ -360,13 +362,16 @@ def paint_trunk(sketch: Sketch) -> None:
     chest, hip = sketch.at(joints.chest), sketch.at(joints.hip)
     shoulder = person.shoulders
     levels = [
-        (-0.03, breadth(sketch, 0.19, 0.2)), (0.045, breadth(sketch, shoulder * 0.60, 0.27)),
-        (0.115, breadth(sketch, shoulder * 0.97, 0.33)), (0.34, breadth(sketch, shoulder * 0.80, 0.42)),
+        (-0.03, breadth(sketch, 0.19, 0.2)), (0.05, breadth(sketch, shoulder * 0.58, 0.27)),
+        (0.10, breadth(sketch, shoulder * 0.86, 0.31)), (0.17, breadth(sketch, shoulder * 0.955, 0.36)),
+        (0.36, breadth(sketch, shoulder * 0.80, 0.42)),
         (0.68, breadth(sketch, 0.5 * person.hips + 0.29 * shoulder, 0.36)),
         (0.95, breadth(sketch, person.hips + 0.03, 0.41)), (1.12, breadth(sketch, person.hips + 0.06, 0.42)),
-        (1.16, breadth(sketch, person.hips * 0.6, 0.3)),
+        (1.4, breadth(sketch, person.hips, 0.4)),
     ]  # fmt: skip
-    shape = sketch.canvas.blob(outline_along(chest, hip, levels), round_px=sketch.size(0.55), axis=(chest, hip))
+    hem = 1.13 * float(np.hypot(hip[0] - chest[0], hip[1] - chest[1])) / sketch.canvas.head_px
+    outline = outline_along(chest, hip, levels)
+    shape = sketch.canvas.blob(outline, round_px=sketch.size(0.55), axis=(chest, hip), hem=hem)
     sketch.canvas.paint(shape, outfit.top, shade=0.5, reach=0.2)
     if outfit.coat is None:
         return
@@ -377,7 +382,7 @@ def paint_trunk(sketch: Sketch) -> None:
     edge = outline_along(lapel, tail, [(0.0, open_by * 0.8), (0.25, open_by * 1.5), (drop, open_by * 2.2)])
     for side in (-1, 1):
         outer = outline_along(
-            chest, hip, [(t, w * 1.06) for t, w in levels[:6]] + [(drop, breadth(sketch, person.hips + 0.16, 0.5))]
+            chest, hip, [(t, w * 1.06) for t, w in levels[:7]] + [(drop, breadth(sketch, person.hips + 0.16, 0.5))]
         )
         half = len(outer) // 2
         flank = outer[:half] if side > 0 else outer[half:][::-1]
@@ -413,16 +418,19 @@ def paint_arm(sketch: Sketch, arm: Array, side: float) -> None:
     if outfit.sleeves != "long" and outfit.coat is None:
         radii = [sketch.size(r) for r in (0.19, 0.155, 0.15, 0.095 * nearer)]
         bulge = (0.72 * elbow[0] + 0.28 * wrist[0], 0.72 * elbow[1] + 0.28 * wrist[1])
-        bare = canvas.chain([shoulder, elbow, bulge, wrist], radii)
-        canvas.paint(canvas.merged(bare, over=0.5), skin, shade=0.5)
-        if outfit.sleeves == "short":
-            cuff = (0.45 * shoulder[0] + 0.55 * elbow[0], 0.45 * shoulder[1] + 0.55 * elbow[1])
-            sleeve = canvas.chain([shoulder, cuff], [sketch.size(0.225), sketch.size(0.235)], hemmed=True)
-            canvas.paint(canvas.merged(sleeve, over=0.5), outfit.top, shade=0.4)
+        if outfit.sleeves == "none":
+            bare = canvas.merged(canvas.chain([shoulder, elbow, bulge, wrist], radii), over=0.28)
+            canvas.paint(bare, skin, shade=0.5)
+            return
+        begin = (0.5 * shoulder[0] + 0.5 * elbow[0], 0.5 * shoulder[1] + 0.5 * elbow[1])
+        canvas.paint(canvas.chain([begin, elbow, bulge, wrist], radii), skin, shade=0.12)
+        cuff = (0.36 * shoulder[0] + 0.64 * elbow[0], 0.36 * shoulder[1] + 0.64 * elbow[1])
+        sleeve = canvas.chain([shoulder, cuff], [sketch.size(0.205), sketch.size(0.235)], hemmed=True)
+        canvas.paint(canvas.merged(sleeve, over=0.36), outfit.top, shade=0.4)
         return
     material = outfit.coat or outfit.top
     cuff = (0.06 * elbow[0] + 0.94 * wrist[0], 0.06 * elbow[1] + 0.94 * wrist[1])
-    radii = [sketch.size(r) for r in (0.225, 0.19, 0.145 * nearer)]
+    radii = [sketch.size(r) for r in (0.205, 0.19, 0.145 * nearer)]
     sleeve = canvas.chain([shoulder, elbow, cuff], radii, hemmed=True)
     canvas.paint(canvas.merged(sleeve, over=0.55), material, shade=0.5)
 

@@ -40,7 +40,7 @@ HAIR_STYLES: dict[str, HairStyle] = {
     "wavy": HairStyle(volume=0.18, side=1.0, brow=-0.58, back=0.95, curl=0.05, part=0.3),
     "bun": HairStyle(volume=0.06, side=-0.05, brow=-0.64, bun=True),
     "afro": HairStyle(volume=0.42, side=0.42, brow=-0.62, curl=0.06),
-    "curly": HairStyle(volume=0.25, side=0.35, brow=-0.55, curl=0.08, back=0.2),
+    "curly": HairStyle(volume=0.25, side=0.22, brow=-0.55, curl=0.08),
 }
 
 
@@ -162,11 +162,11 @@ def mouth(albedo: Array, fx: Array, fy: Array, face: Face, edge: float) -> Array
     )
     red = face.skin * np.array([0.80, 0.42, 0.42], np.float32) + np.array([0.16, 0.0, 0.015], np.float32) * face.lips
     albedo = mix(albedo, red, 0.85 * lips)
-    gap = np.clip((face.smile - 0.6) * 0.1, 0, 0.04) * taper
+    gap = np.clip((face.smile - 0.6) * 0.12, 0, 0.035) * taper**0.5
     teeth = within * (1 - smooth_step(gap, gap + edge, np.abs(curve)))
     line = within * (1 - smooth_step(0.006, 0.012 + 1.5 * edge, np.abs(curve)))
     albedo = mix(albedo, albedo * 0.3, 0.8 * line)
-    return mix(albedo, np.float32(0.62) + np.zeros(3, np.float32), teeth) if face.smile > 0.65 else albedo
+    return mix(albedo, np.float32(0.5) + np.zeros(3, np.float32), teeth) if face.smile > 0.65 else albedo
 
 
 def eyes(albedo: Array, gloss: Array, fx: Array, fy: Array, face: Face, edge: float) -> tuple[Array, Array]:
@@ -191,7 +191,7 @@ def eyes(albedo: Array, gloss: Array, fx: Array, fy: Array, face: Face, edge: fl
         frame = 1 - smooth_step(0.022, 0.022 + 1.6 * edge, np.abs(ring - 0.25))
         bridge = (1 - smooth_step(0.02, 0.02 + edge, np.abs(fy + 0.05))) * (np.abs(fx) < face.eye_gap - 0.24)
         albedo = mix(albedo, np.zeros(3, np.float32) + 0.03, np.clip(frame + bridge, 0, 1))
-        gloss = gloss + 0.35 * (ring < 0.25)
+        gloss = gloss + 0.06 * (ring < 0.25)
     return albedo, gloss
 
 
@@ -253,19 +253,20 @@ def paint_hair(canvas: Canvas, frame: HeadFrame, face: Face, *, yaw: float) -> N
     angle = np.arctan2(frame.y, frame.x)
     ragged = style.curl * sample_tile(noise_tile(23, slope=1.2), angle * 26 + face.seed, np.zeros_like(angle) + 9)
     hat = bool(face.hat)
-    size = 1 + (0.10 if hat else style.volume + ragged)
-    x, y = frame.x / size, (frame.y + (0.05 if hat else 0.35 * style.volume)) / (1 + (size - 1) * 0.85)
+    size = 1 + ({"beanie": 0.16, "cap": 0.13, "scarf": 0.12}[face.hat] if hat else style.volume + ragged)
+    x, y = (
+        frame.x / size,
+        (frame.y + (0.03 if hat else 0.35 * style.volume)) / (1 + (size - 1) * (1.35 if hat else 0.85)),
+    )
     radius = np.hypot(x, y)
     bound = np.maximum(radius, 1)
     fx, fy, fz = facing(x / bound, y / bound, yaw)
-    brow = {"": style.brow, "beanie": -0.42, "cap": -0.4, "scarf": -0.5}[face.hat]
+    brow = {"": style.brow, "beanie": -0.33, "cap": -0.36, "scarf": -0.5}[face.hat]
     side = {"": style.side, "beanie": -0.02, "cap": -0.15, "scarf": 1.2}[face.hat]
     lower = brow + 0.25 * (fx - style.part) ** 2
     wide = 0.80 if face.hat == "scarf" else 0.86
     opening = ((fx / wide) ** 2 + ((fy - 0.42) / np.maximum(0.42 - lower, 0.3)) ** 2 - 1) * 0.5
-    if face.hat in {"beanie", "cap"}:
-        opening = brow - 0.08 * fx * fx - fy
-    opening = np.where(fz < -0.05, 1.0, opening)
+    opening = brow - 0.08 * fx * fx - fy if face.hat in {"beanie", "cap"} else np.where(fz < -0.05, 1.0, opening)
     soft = 1.6 / frame.half_px
     fringe = 0.05 * sample_tile(noise_tile(29, slope=0.6), angle * 60 + face.seed, radius * 3) * (not hat)
     cover = np.clip((1 - radius) * frame.half_px * 0.9 + 0.5, 0, 1)
@@ -289,15 +290,15 @@ def hat_cloth(face: Face, fx: Array, fy: Array) -> Array:
     colour = face.hat_colour if face.hat_colour is not None else face.hair
     if face.hat == "beanie":
         ribs = 1 + 0.22 * np.sin(np.arctan2(fx, 1.3 + fy) * 70)
-        turned_up = 1 + 0.25 * smooth_step(-0.66, -0.62, fy)
-        return colour * (ribs * turned_up)[..., None]
+        turned_up = 1 + 0.25 * smooth_step(-0.58, -0.55, fy)
+        return np.asarray(colour * (ribs * turned_up)[..., None])
     waves = sample_tile(noise_tile(31), fx * 18 + face.seed, fy * 26)
     return colour * (1 + 0.10 * waves)[..., None]
 
 
 def paint_peak(canvas: Canvas, frame: HeadFrame, face: Face, *, yaw: float) -> None:
     """Paint the peak of a cap."""
-    across, down = frame.x - 0.75 * math.sin(yaw), frame.y + 0.42
+    across, down = frame.x - 0.8 * math.sin(yaw), frame.y + 0.40
     inside = 1 - np.hypot(across / 0.86, (down - 0.04 - 0.05 * across**2) / 0.13)
     cover = np.clip(inside * 0.13 * frame.half_px + 0.5, 0, 1)
     normal = np.dstack([0.5 * across, -0.5 + 3 * down, np.full_like(across, 0.7)]).astype(np.float32)

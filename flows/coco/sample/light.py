@@ -170,7 +170,8 @@ def irradiance(light: Light, normal: tuple[float, float, float]) -> Array:
     direct = max(float(facing @ unit(light.direction)), 0.0)
     up = 0.5 - 0.5 * float(facing[1])
     sky, ground, key = (np.array(colour, np.float32) for colour in (light.sky, light.ground, light.key))
-    return (key * direct + sky * up + ground * (1 - up)).astype(np.float32)
+    total: Array = key * direct + sky * up + ground * (1 - up)
+    return total.astype(np.float32)
 
 
 def develop(radiance: Array, light: Light, rng: np.random.Generator, *, grey: bool = False) -> Array:
@@ -189,12 +190,12 @@ def develop(radiance: Array, light: Light, rng: np.random.Generator, *, grey: bo
     grey
         Whether the film is black and white.
 
-    Returns
+    Returns:
     -------
     uint8 (H, W, 3) sRGB, or (H, W) where `grey`.
     """
     height, width = radiance.shape[:2]
-    exposed = radiance * np.float32(light.exposure)
+    exposed: Array = radiance * np.float32(light.exposure)
     glow = cv2.resize(np.maximum(exposed - 0.9, 0), (width // 4, height // 4), interpolation=cv2.INTER_AREA)
     glow = cv2.GaussianBlur(glow, (0, 0), sigmaX=width / 120)
     exposed += 0.35 * cv2.resize(glow, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -204,10 +205,10 @@ def develop(radiance: Array, light: Light, rng: np.random.Generator, *, grey: bo
     y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     exposed *= (1 - 0.16 * (x * x + y * y)).astype(np.float32)[..., None]
     toned = exposed * (2.51 * exposed + 0.03) / (exposed * (2.43 * exposed + 0.59) + 0.14)
-    encoded = np.power(np.clip(toned, 0.0, 1.0), np.float32(1 / 2.2))
+    encoded = cv2.pow(np.clip(toned, 0.0, 1.0), 1 / 2.2)
     grain = rng.standard_normal((height, width, 1), np.float32) * (1.0 - 0.5 * encoded)
-    colour_grain = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32)
+    colour_grain: Array = rng.standard_normal((height // 2 + 1, width // 2 + 1, 3), np.float32)
     colour_grain = cv2.resize(colour_grain, (width, height), interpolation=cv2.INTER_LINEAR)
     encoded += light.grain * (grain + 0.6 * colour_grain * (not grey))
-    picture = np.clip(encoded * 255 + 0.5, 0, 255).astype(np.uint8)
-    return picture[..., 0] if grey else picture
+    picture: Array = np.clip(encoded * 255 + 0.5, 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(picture[..., 0]) if grey else picture

@@ -25,7 +25,7 @@ def noise_tile(seed: int, *, slope: float = 1.3) -> Array:
     slope
         0 is white; larger is smoother; 1.3 looks like clouds, 0.6 like stone.
 
-    Returns
+    Returns:
     -------
     float32 (256, 256), mean 0, standard deviation 1, read-only.
     """
@@ -35,8 +35,8 @@ def noise_tile(seed: int, *, slope: float = 1.3) -> Array:
     frequency = np.hypot(rows, columns)
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(white) * frequency**-slope
-    tile = np.fft.irfft2(spectrum, s=white.shape)
-    tile = (tile / tile.std()).astype(np.float32)
+    wide = np.fft.irfft2(spectrum, s=white.shape)
+    tile: Array = (wide / wide.std()).astype(np.float32)
     tile.setflags(write=False)
     return tile
 
@@ -73,7 +73,7 @@ def clouds(rng: np.random.Generator, height: int, width: int, *, cell_px: float,
     octaves
         How many scales, each half as large and half as strong as the one before.
 
-    Returns
+    Returns:
     -------
     float32 (height, width), mean about 0, mostly within -1..1.
     """

@@ -1,0 +1,193 @@
+"""The main job: from COCO photographs of people to sharded triplets, as a Prefect flow.
+
+    plan        select people, split, pair; write the plan            flows/make/plan.py
+    shards      edit, judge, encode, write; a task a shard            flows/make/shard.py
+    finish      add up, prove the split, write manifest and report    flows/make/run.py
+
+`hcoco build` calls the same functions without Prefect. The truth about what is done lies on disk, in the markers of
+the shards; Prefect orders the work, retries it and shows it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.futures import PrefectFuture
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.tasks import Task
+
+from flows.errors import BadRequest, storage_errors_told
+from flows.make.plan import Planned, describe_plan, plan_run
+from flows.make.run import Finished, finish_run, left_to_make, only_build
+from flows.make.shard import Done, make_shard
+from flows.runners import LocalRunner, open_runner
+from flows.settings import COCO_BASE, DEFAULT_FAMILIES, BuildSettings, parse_settings
+from flows.view.report import write_report
+
+MOST_AT_ONCE = 1024
+
+
+@flow(
+    name="build-hcoco",
+    task_runner=ThreadPoolTaskRunner(max_workers=MOST_AT_ONCE),  # type: ignore[arg-type] # threads only wait for shards
+    validate_parameters=False,  # parse_settings does, in one line that says how to mend it
+    persist_result=False,
+)
+def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
+    source: str = "sample",
+    images: str | None = None,
+    annotations: str | None = None,
+    coco_base: str = COCO_BASE,
+    output: str = "output",
+    run: str | None = None,
+    stages: list[str] | str = "harmonization",
+    samples: int | None = None,
+    variants: int = 1,
+    families: dict[str, float] | str = dict(DEFAULT_FAMILIES),  # noqa: B006 - Prefect shows it in its form
+    min_person_share: float = 0.06,
+    exclude_ids: str | None = None,
+    licenses: list[int] | str | None = None,
+    max_side: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    runner: str = "local",
+    device: str = "auto",
+    shard_size: int | None = None,
+    gate: str = "off",
+) -> State[Any] | dict[str, Any]:
+    """Turn COCO photographs of people into sharded triplets for image harmonization.
+
+    Args:
+        source: `sample` (embedded, offline), a folder in COCO's layout, `coco:val2017` or `coco:train2017`.
+        images: Folder of the photographs, where the source's layout is not COCO's or holds several sets.
+        annotations: COCO instances file, where the source's layout is not COCO's or holds several sets.
+        coco_base: Address that `coco:...` sources are fetched from.
+        output: Folder that holds the runs.
+        run: Name of this run's folder; by default the source and 8 hex digits of the settings.
+        stages: What to make: `harmonization` triplets.
+        samples: Upper bound of planned edits; all where not given.
+        variants: Edits per subject, each with another reference.
+        families: Colour-transfer families and their weights.
+        min_person_share: Least share of a photograph that its people cover together.
+        exclude_ids: File of COCO image ids, one a line, that must not be touched.
+        licenses: COCO licence ids that are allowed; all where not given.
+        max_side: Scale photographs down so that the longer side is at most this many pixels.
+        seed: Seed of the plan: order, pairing and every drawn number.
+        workers: Processes that make samples; the cores by default.
+        runner: Where shards are made: `local`.
+        device: Device of the learned parts.
+        shard_size: Planned samples per shard; 1000, and 16 for `sample`.
+        gate: Realism gate; `off` is all this version knows.
+    """
+    asked = dict(locals())
+    try:
+        with storage_errors_told():
+            finished = _build(parse_settings(asked))
+    except BadRequest as request:
+        return Failed(message=str(request))
+    return {"run": str(finished.layout.run), **finished.manifest["counts"]}
+
+
+def _build(settings: BuildSettings) -> Finished:
+    logger = get_run_logger()
+    with open_runner(settings) as runner:
+        planned = plan(settings, runner)
+        for line in describe_plan(planned):
+            logger.info(line)
+        with only_build(planned.layout):
+            make_shards(planned, runner)
+            return finish(planned)
+
+
+@task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan(settings: BuildSettings, runner: LocalRunner) -> Planned:
+    """Select, split and pair; write the plan, or read the one that is there."""
+    return plan_run(settings, over=runner.map)
+
+
+def make_shards(planned: Planned, runner: LocalRunner) -> None:
+    """Make the shards that are not done yet, as many at once as there are workers; report progress after each."""
+    logger = get_run_logger()
+    left = left_to_make(planned.layout, planned.plan)
+    total, began = sum(shard.planned for shard in left), time.monotonic()
+    progress = cast("UUID", create_progress_artifact(progress=0.0, key="build-progress", description="Samples made"))
+    made = kept = 0
+    for done in in_turn(make, [(runner, planned.layout.run, shard.name) for shard in left], at_once=runner.workers):
+        made, kept = made + done.planned, kept + done.kept
+        rate = made / (time.monotonic() - began)
+        logger.info(
+            "%s: %d kept of %d (%d of %d samples, %.0f a second)",
+            done.shard,
+            done.kept,
+            done.planned,
+            made,
+            total,
+            rate,
+        )
+        update_progress_artifact(artifact_id=progress, progress=100.0 * made / total)
+    if not left:
+        logger.info("every shard is done already")
+
+
+def _worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Retry what may pass by itself; a request that cannot be met stays what it is."""
+    return not isinstance(state.result(raise_on_failure=False), BadRequest)
+
+
+@task(
+    task_run_name="{name}",
+    cache_policy=NO_CACHE,  # the marker on disk is the cache
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=2,
+    retry_condition_fn=_worth_a_retry,
+)
+def make(runner: LocalRunner, run: Path, name: str) -> Done:
+    """Make one shard in a worker process."""
+    with storage_errors_told():
+        return runner.call(make_shard, run, name)
+
+
+def in_turn(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_once: int) -> Iterator[Done]:
+    """Submit a task for each of the arguments, `at_once` under way; yield the results in the order of submission."""
+    waiting = deque(arguments)
+    under_way: deque[PrefectFuture[Done]] = deque()
+    while waiting or under_way:
+        while waiting and len(under_way) < at_once + 1:
+            under_way.append(work.submit(*waiting.popleft()))
+        yield under_way.popleft().result()
+
+
+@task(task_run_name="finish", cache_policy=NO_CACHE, persist_result=False)
+def finish(planned: Planned) -> Finished:
+    """Add up, prove that no photograph stands on two sides, write manifest and report, and show both in Prefect."""
+    finished = finish_run(planned.layout, planned.plan)
+    report = write_report(planned.layout)
+    counts = finished.manifest["counts"]
+    families = [{"family": family, **numbers} for family, numbers in counts["by_family"].items()]
+    reasons = [{"reason": reason, "samples": number} for reason, number in counts["by_reason"].items()]
+    create_table_artifact(table=families, key="families", description="Samples kept and rejected by family")
+    create_table_artifact(table=reasons, key="reasons", description="Rejected samples by reason")
+    create_markdown_artifact(
+        markdown=f"{finished.summary}\n\n- run: `{planned.layout.run}`\n- report: `{report}`", key="build-summary"
+    )
+    get_run_logger().info("%s; report: %s", finished.summary, report)
+    if last_run := os.environ.get("HCOCO_LAST_RUN"):
+        Path(last_run).write_text(f"{planned.layout.run}\n", encoding="utf-8")
+    return finished

@@ -1,0 +1,58 @@
+"""The progress bar of `hcoco build`: samples a second, kept and rejected by reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from flows.make.shard import Done
+
+
+class _Rate(ProgressColumn):
+    """Samples a second since the start."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or nothing before the first shard."""
+        elapsed = task.finished_time if task.finished else task.elapsed
+        return Text(f"{task.completed / elapsed:.0f}/s" if elapsed and task.completed else "")
+
+
+@contextmanager
+def watching(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function to tell how much of something is done; it moves a bar where there is a terminal."""
+    console = Console(quiet=quiet, stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate())
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show_progress(shards: Iterable[Done], *, total: int, quiet: bool) -> None:
+    """Show shards as they are done; on a terminal as a bar, elsewhere as a line a shard.
+
+    Args:
+        shards: Markers, as the shards are finished.
+        total: Samples of all of them.
+        quiet: Show nothing.
+    """
+    console = Console(quiet=quiet, highlight=False)
+    columns = (
+        *(TextColumn("samples"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()),
+        TextColumn("{task.fields[outcome]}"),
+    )
+    reasons: Counter[str] = Counter()
+    kept = made = 0
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("samples", total=total, outcome="")
+        for done in shards:
+            reasons.update(done.by_reason)
+            kept, made = kept + done.kept, made + done.planned
+            outcome = ", ".join([f"kept {kept}", *(f"{reason} {count}" for reason, count in reasons.most_common())])
+            bar.update(task, advance=done.planned, outcome=outcome)
+            if not console.is_terminal:
+                console.print(f"{done.shard}: {done.kept} kept of {done.planned} ({made} of {total} samples)")
