@@ -126,7 +126,10 @@ def make_shards(planned: Planned, runner: LocalRunner) -> None:
     logger = get_run_logger()
     left = left_to_make(planned.layout, planned.plan)
     total, began = sum(shard.planned for shard in left), time.monotonic()
-    progress = cast("UUID", create_progress_artifact(progress=0.0, key="build-progress", description="Samples made"))
+    progress = cast(
+        "UUID",
+        create_progress_artifact(progress=0.0 if left else 100.0, key="build-progress", description="Samples made"),
+    )
     made = kept = 0
     for done in in_turn(make, [(runner, planned.layout.run, shard.name) for shard in left], at_once=runner.workers):
         made, kept = made + done.planned, kept + done.kept

@@ -14,6 +14,12 @@ _STORAGE: Final = {
     errno.EACCES: "permission denied; mend the folder's rights or choose another --output",
     errno.EPERM: "permission denied; mend the folder's rights or choose another --output",
     errno.ENOTDIR: "a file stands where a folder is needed; move it or choose another --output",
+    errno.EEXIST: "something else stands where hcoco writes; move it or choose another --output",
+    errno.EISDIR: "a folder stands where a file is needed; move it or choose another --output",
+    errno.ENAMETOOLONG: "the path is too long for the file system; choose another --output or --run",
+    errno.ELOOP: "the path runs in a circle of links; choose another --output",
+    errno.EFBIG: "the file would be larger than the system allows (ulimit -f); raise the limit and run the same command",
+    errno.ESTALE: "the network file system lost the folder; mount it again and run the same command again",
     errno.EMFILE: "too many open files; raise the limit (ulimit -n) or use fewer --workers",
     errno.EIO: "the disk reports an input/output error; check it, then run the same command again",
 }
@@ -25,6 +31,10 @@ class BadRequest(Exception):  # noqa: N818 - read aloud it says what happened; "
     The command line prints the message without a traceback and ends with exit code 2; a Prefect run
     fails with the message as its state. A bad *sample* is never a `BadRequest`: it gets a reason code.
     """
+
+    def __str__(self) -> str:
+        """Return the message as one line: a name of a file, quoted in it, may hold line breaks."""
+        return " ".join(super().__str__().splitlines())
 
 
 @contextmanager

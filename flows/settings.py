@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -35,6 +34,9 @@ SHARD_SIZE: Final = 1000
 
 NOT_IDENTITY: Final = frozenset({"coco_base", "output", "run", "samples", "variants", "workers", "runner", "device"})
 """Settings that may differ when a run is continued; all others are what the run *is*."""
+
+LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
+"""Of the families together, and of each: far beyond, sums of weights overflow or vanish."""
 
 _RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -118,11 +120,22 @@ class BuildSettings(BaseModel):
         unknown = sorted(set(families) - set(DEFAULT_FAMILIES))
         if unknown:
             raise ValueError(f"unknown family {unknown[0]!r}; known are {', '.join(DEFAULT_FAMILIES)}")
-        if any(not math.isfinite(weight) or weight < 0 for weight in families.values()):
-            raise ValueError("weights must be finite and not negative")
-        if sum(families.values()) <= 0:
-            raise ValueError("at least one family needs a weight above 0")
+        if not all(0 <= weight <= MOST_WEIGHT for weight in families.values()):  # false for NaN too
+            raise ValueError(f"weights must be 0 to {MOST_WEIGHT:g}")
+        if sum(families.values()) < LEAST_WEIGHT:
+            raise ValueError(f"at least one family needs a weight above 0 (together {LEAST_WEIGHT:g} or more)")
         return families
+
+    @field_validator("source", "images", "annotations", "output", "exclude_ids")
+    @classmethod
+    def _check_path(cls, path: str | Path | None) -> str | Path | None:
+        if path is not None and "\0" in str(path):
+            raise ValueError("a path cannot hold a NUL character")
+        try:
+            Path(path or "").expanduser()
+        except RuntimeError:
+            raise ValueError("there is no such user's home folder") from None
+        return path
 
     @field_validator("run")
     @classmethod

@@ -116,3 +116,11 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "coco"
     write_coco(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def many_coco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a COCO folder of 80 small pictures with a person each, in a subset `val2017`; do not write into it."""
+    folder = tmp_path_factory.mktemp("many") / "coco"
+    write_coco(folder, images=80, subset="val2017", people=1)
+    return folder

@@ -15,7 +15,7 @@ from augment.transfer.colormap import ColorMap, check_pixels
 from augment.transfer.histogram import count_bins, matching_shift
 
 ROTATION_COUNT: Final = 32
-PIXEL_CAP: Final = 30_000
+PIXEL_CAP: Final = 20_000
 """The map is estimated on at most so many pixels of each set, every n-th in order; it is applied to all."""
 BINS: Final = 2048
 _MIDDLE, _SPAN = 127.5, 480.0

@@ -221,11 +221,11 @@ def _read_lenient(annotations: Path, text: mmap.mmap) -> _Instances:
         for annotation in value["annotations"]:
             annotation["segmentation"] = msgspec.Raw(json.dumps(annotation.get("segmentation")).encode())
         return msgspec.convert(value, type=_Instances)
+    except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
+        raise BadRequest(f"{annotations} is JSON but not a COCO instances file") from None
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise BadRequest(f"{annotations} is not JSON{where}; expected a COCO instances file") from None
-    except (KeyError, TypeError, AttributeError, msgspec.ValidationError):
-        raise BadRequest(f"{annotations} is JSON but not a COCO instances file") from None
 
 
 def _named(records: Sequence[Any]) -> dict[int, dict[str, Any]]:

@@ -26,8 +26,10 @@ GREY_SHARE: Final = 0.95
 _CLEARLY_COLOURED: Final = 0.75
 """Below this share of grey pixels in the picture reduced eightfold, the full picture needs no count."""
 
-_FORMATS: Final = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF")
+_FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF")
 """What Pillow may take a file for; among the rest are formats that it hands to other programs (EPS)."""
+
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 _DECODING_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, IndexError, KeyError, ZeroDivisionError),
@@ -96,6 +98,7 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
     Raises:
         BadPicture: Not a picture, truncated, too large, or of another size than the annotation says.
     """
+    _check_chunks(data)
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of metadata nobody asked for
@@ -121,6 +124,7 @@ def decode(data: bytes, *, width: int, height: int) -> Picture:
     Raises:
         BadPicture: It cannot be decoded, or fits the annotated size in neither way.
     """
+    _check_chunks(data)
     encoded = np.frombuffer(data, dtype=np.uint8)
     shape: tuple[int, ...] = ()
     for flags in (cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR_RGB):
@@ -159,13 +163,24 @@ def scale_down(picture: Picture, *, width: int, height: int) -> Picture:
 
 
 def _check_size(image: Image.Image, *, width: int, height: int) -> None:
-    if image.size != (width, height) != _turned_size(image):
-        raise BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
     if width * height > MAX_PIXELS:
         raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
+    # Pillow may decode the whole picture to find its EXIF data, so it is asked for last
+    if image.size != (width, height) and not (image.size == (height, width) and _is_turned(image)):
+        raise BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
 
 
-def _turned_size(image: Image.Image) -> tuple[int, int]:
-    """Return (width, height) after the rotation that EXIF asks for."""
-    turned = image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
+def _check_chunks(data: bytes) -> None:
+    """Refuse a PNG whose chunks claim more than the file holds: OpenCV takes the memory before it looks."""
+    if not data.startswith(_PNG):
+        return
+    place = len(_PNG)
+    while data[place + 4 : place + 8] not in {b"IEND", b""}:
+        place += 12 + int.from_bytes(data[place : place + 4], "big")
+    if place >= len(data):
+        raise BadPicture("unreadable", "cut short: a PNG chunk ends after the file")
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Say whether EXIF asks for a rotation that swaps width and height."""
+    return image.getexif().get(ExifTags.Base.Orientation) in {5, 6, 7, 8}

@@ -33,7 +33,7 @@ MIN_SUBJECT_PIXELS: Final = 1000
 _AREA_SLACK: Final = 0.8
 """Annotated areas may differ from the masks; only well below the limit is a photograph dropped without a look."""
 
-BATCH: Final = 16
+BATCH: Final = 8
 """Photographs that one call of a worker looks at."""
 
 

@@ -34,7 +34,21 @@ def only_build(layout: Layout) -> Iterator[None]:
             raise BadRequest(
                 f"another build is at work in {layout.run}; wait for it, or choose another --run"
             ) from None
+        _sweep(layout)
         yield
+
+
+def _sweep(layout: Layout) -> None:
+    """Remove what builds that were killed in the middle of a write left beside its place.
+
+    The plan's folder is left alone: another build may be planning, which it does before it asks for the lock.
+    """
+    for folder in (layout.shard, layout.rejected, layout.index, layout.done):
+        for path in folder("x").parent.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+    for file in (layout.manifest, layout.report):
+        for path in file.parent.glob(f".{file.name}-*.tmp"):
+            path.unlink(missing_ok=True)
 
 
 def left_to_make(layout: Layout, plan: Plan) -> list[ShardPlan]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,11 +26,16 @@ from flows.make.run import find_split_leaks
 from flows.store.layout import Layout
 from flows.store.manifest import read_manifest
 from flows.store.read import Damaged, Stored, read_tar
-from flows.store.record import flatten
+from flows.store.record import PERSON, flatten
 from flows.store.write import hash_file
 
 PICTURES: Final = ("composite.jpg", "json", "mask.png", "real.jpg")
 PROBLEMS_PER_SHARD: Final = 50
+
+_PLACE: Final = frozenset({"tar", "offset", "size"})
+"""Columns that only the index has."""
+_PLANNED: Final = ("key", "split", *(f"{role}_{name}" for role in ("target", "reference") for name in PERSON))
+"""Fields of a record, flattened, that the plan decides."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,14 @@ def verify_run(layout: Layout, *, over: Map = map) -> Iterator[Problem]:
     names = [shard.name for shard in plan.shards]
     for problems in over(check, names):
         yield from problems
-    yield from _verify_counts(plan, manifest)
+    yield from (Problem("manifest.json", None, what) for what in _manifest_problems(plan, manifest))
     try:
-        leaks = find_split_leaks(layout, plan)
-    except (OSError, pa.ArrowException):
+        counted, leaks = _count(layout, plan), find_split_leaks(layout, plan)
+    except (OSError, pa.ArrowException, KeyError):
         return  # a damaged index has been named above
+    for name, number in counted.items():
+        if manifest["counts"][name] != number:
+            yield Problem("manifest.json", None, f"counts {name} {manifest['counts'][name]}, the index holds {number}")
     yield from (Problem("index", None, leak) for leak in leaks)
 
 
@@ -88,22 +97,46 @@ def _verify_files(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Probl
         elif hash_file(file)[0] != entry["sha256"]:
             yield Problem(path, None, "differs from its hash in the manifest")
     for folder in ("shards", "rejected", "index"):
-        for file in sorted((layout.run / folder).glob("*.*")):
-            if not file.name.startswith(".") and layout.relative(file) not in listed:
+        for file in sorted((layout.run / folder).rglob("*")):
+            if file.is_file() and not file.name.startswith(".") and layout.relative(file) not in listed:
                 yield Problem(layout.relative(file), None, "is on disk but not in the manifest")
 
 
-def _verify_counts(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[Problem]:
+def _manifest_problems(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Yield where the manifest contradicts the plan or itself."""
+    for name in ("selection", "settings", "code"):
+        if manifest[name] != getattr(plan, name):
+            yield f"{name} is not that of the plan"
     counts = manifest["counts"]
     if not counts["planned"] == counts["kept"] + counts["rejected"] == plan.planned:
-        yield Problem("manifest.json", None, f"planned {plan.planned}, but counts {counts}")
-    if counts["rejected"] != sum(counts["by_reason"].values()):
-        yield Problem("manifest.json", None, "the reasons do not add up to the rejected samples")
+        yield f"planned {plan.planned}, but counts {counts}"
     in_tars = {True: 0, False: 0}
     for entry in manifest["shards"]:
         in_tars[entry["path"].startswith("shards/")] += entry["samples"]
     if (in_tars[True], in_tars[False]) != (counts["kept"], counts["rejected"]):
-        yield Problem("manifest.json", None, "the samples of the tars do not add up to the counts")
+        yield "the samples of the tars do not add up to the counts"
+
+
+def _count(layout: Layout, plan: Plan) -> dict[str, Any]:
+    """Count the samples of the index as the manifest does."""
+    rows: Counter[tuple[str, str, str]] = Counter()
+    for shard in plan.shards:
+        table = pq.read_table(layout.index(shard.name), columns=["status", "reason", "family"])
+        rows.update(zip(*(table[name].to_pylist() for name in ("status", "reason", "family")), strict=True))
+    statuses, by_reason = Counter[str](), Counter[str]()
+    by_family: dict[str, dict[str, int]] = {}
+    for (status, reason, family), number in rows.items():
+        statuses[status] += number
+        if reason is not None:
+            by_reason[reason] += number
+        by_family.setdefault(family, {"kept": 0, "rejected": 0})[status] += number
+    return {
+        "planned": rows.total(),
+        "kept": statuses["kept"],
+        "rejected": statuses["rejected"],
+        "by_reason": dict(by_reason),
+        "by_family": by_family,
+    }
 
 
 def verify_shard(run: Path, name: str) -> list[Problem]:
@@ -126,12 +159,16 @@ def _shard_problems(layout: Layout, plan: Plan, shard: ShardPlan) -> Iterator[Pr
     index_path = layout.relative(layout.index(shard.name))
     try:
         planned = {row["key"]: row for row in read_planned(layout, shard)}
-        index = {row["key"]: row for row in pq.read_table(layout.index(shard.name)).to_pylist()}
+        table = pq.read_table(layout.index(shard.name))
+        index = {row["key"]: row for row in table.to_pylist()}
     except BadRequest as error:
         yield Problem(index_path, None, str(error))
         return
     except (OSError, pa.ArrowException, KeyError) as error:
         yield Problem(index_path, None, f"cannot be read: {error}")
+        return
+    if missing := _PLACE - {*table.column_names}:
+        yield Problem(index_path, None, f"has no columns {', '.join(sorted(missing))}")
         return
     if planned.keys() != index.keys():
         yield Problem(index_path, None, f"{len(planned)} samples were planned, {len(index)} other keys are listed")
@@ -180,10 +217,11 @@ def check_sample(
     except Damaged as damage:
         yield str(damage)
         return
-    if any(
-        flatten(record).get(name) != value for name, value in index.items() if name not in {"tar", "offset", "size"}
-    ):
+    flat = flatten(record)
+    if flat != {name: value for name, value in index.items() if name not in _PLACE}:
         yield "the json member differs from the index"
+    if any(flat.get(name) != planned[name] for name in _PLANNED):
+        yield "the json member differs from the plan"
     if (record.get("status") == "kept") != tar.startswith("shards/"):
         yield f"has status {record.get('status')!r} but lies in {tar}"
     if record.get("reason") == "unreadable":

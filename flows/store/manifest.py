@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from flows.errors import BadRequest
 from flows.store.layout import Layout
+
+_OBJECTS: Final = ("counts", "selection", "settings", "code")
 
 
 def make_manifest(
@@ -71,6 +73,29 @@ def read_manifest(layout: Layout) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise BadRequest(f"{layout.manifest} is damaged ({error}); run the same build again to make it anew") from None
-    if not isinstance(value, dict) or not {"counts", "shards", "selection"} <= value.keys():
+    if not _is_manifest(value):
         raise BadRequest(f"{layout.manifest} is no manifest of hcoco; run the same build again to make it anew")
-    return value
+    manifest: dict[str, Any] = value
+    return manifest
+
+
+def _is_manifest(value: object) -> bool:
+    """Say whether everything that readers of a manifest look at is there, and of its kind."""
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), dict) for name in _OBJECTS):
+        return False
+    counts, files = value["counts"], [value.get("shards"), value.get("index", [])]
+    return (
+        all(type(counts.get(name)) is int for name in ("planned", "kept", "rejected"))
+        and all(isinstance(counts.get(name), dict) for name in ("by_reason", "by_family"))
+        and all(isinstance(entries, list) for entries in files)
+        and all(_is_entry(entry) for entries in files for entry in entries)
+    )
+
+
+def _is_entry(entry: object) -> bool:
+    """Say whether this describes a file: path, sha256, samples."""
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(name), str) for name in ("path", "sha256"))
+        and type(entry.get("samples")) is int
+    )

@@ -116,6 +116,8 @@ def _samples(file: Any, *, name: str) -> Iterator[Stored]:
                 if this != key and members:
                     yield Stored(key, members, offset, end - offset)
                     members = {}
+                if extension in members:
+                    raise Damaged(f"{name}: {member.name!r} stands there twice")
                 if not members:
                     key, offset = this, member.offset
                 members[extension] = content.read()

@@ -1,12 +1,14 @@
 """Describe finished pictures in COCO's JSON, in each of the forms that real COCO files hold."""
 
 import itertools
+import json
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from flows.coco.masks import decode_mask
 from flows.coco.sample.noise import Array
 from flows.coco.sample.scene import Drawing, Instance
 
@@ -121,5 +123,6 @@ def encoded_mask(segmentation: Any, shape: tuple[int, ...]) -> Any:
 
 def likeness(segmentation: Any, mask: Array) -> float:
     """Return the intersection over union of a segmentation with the mask it stands for."""
-    described = coco_mask.decode(encoded_mask(segmentation, mask.shape)).astype(bool)
+    height, width = mask.shape
+    described = decode_mask(json.dumps(segmentation).encode(), height=height, width=width)
     return float((described & mask).sum() / max((described | mask).sum(), 1))

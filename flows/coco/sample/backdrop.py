@@ -1,4 +1,8 @@
-"""Paint where a scene takes place: streets, shores, rooms, stages; lit by the same light as the people in it."""
+"""Paint where a scene takes place: streets, shores, rooms, stages; lit by the same light as the people in it.
+
+Functions that say "into `picture`" change it in place, unlike the rest of the code: a place is some hundred strokes on
+one picture, and a copy for each would cost more than the strokes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +62,7 @@ def lay_ground(picture: Array, horizon: int, albedo: Array, light: Light) -> Non
     picture[horizon:] = lit + (picture[max(horizon - 1, 0)].mean(axis=0) - lit) * veil
 
 
-def sky(height: int, width: int, horizon: int, light: Light, rng: np.random.Generator, *, cloudy: float) -> Array:
+def sky(height: int, width: int, horizon: int, light: Light, *, rng: np.random.Generator, cloudy: float) -> Array:
     """Return a sky that fits the light: its own colour above, that of the main light low down, with clouds."""
     above = np.array(light.sky, np.float32) * 1.5 + 0.02
     low = 0.55 * above + 0.35 * np.array(light.key, np.float32) + 0.3 * np.array(light.rim, np.float32)
@@ -87,7 +91,7 @@ def ridge(rng: np.random.Generator, width: int, *, base: float, rise: float, cel
 
 
 def hills(
-    picture: Array, skyline: Array, albedo: Array, light: Light, rng: np.random.Generator, *, distance: float
+    picture: Array, skyline: Array, albedo: Array, light: Light, *, rng: np.random.Generator, distance: float
 ) -> None:
     """Write hills below a skyline into `picture`; slopes that face the main light are brighter."""
     height, width = picture.shape[:2]
@@ -136,7 +140,7 @@ def quad(picture: Array, corners: list[tuple[float, float]], colour: Array, *, o
     part += (np.asarray(colour, np.float32) - part) * (mask.astype(np.float32) * (opacity / 255))[..., None]
 
 
-def box(
+def box(  # noqa: PLR0917 - the four edges read best in a row
     picture: Array, left: float, top: float, right: float, bottom: float, colour: Array, *, opacity: float = 1.0
 ) -> None:
     """Fill an upright rectangle (see `quad`)."""
@@ -204,7 +208,7 @@ def facade(
 def street(height: int, width: int, light: Light, rng: np.random.Generator) -> Backdrop:
     """Build a street: houses, pavement of slabs, sky between the roofs."""
     horizon = int(height * rng.uniform(0.62, 0.7))
-    picture = sky(height, width, horizon, light, rng, cloudy=0.7)
+    picture = sky(height, width, horizon, light, rng=rng, cloudy=0.7)
     x = -float(rng.uniform(0, 60))
     while x < width:
         right = x + rng.uniform(0.16, 0.3) * width
@@ -235,7 +239,7 @@ def beach(height: int, width: int, light: Light, rng: np.random.Generator) -> Ba
     """Build a shore: sky, a glittering sea, foam, sand."""
     horizon = int(height * rng.uniform(0.36, 0.46))
     shore = int(height * rng.uniform(0.60, 0.68))
-    picture = sky(height, width, horizon, light, rng, cloudy=0.55)
+    picture = sky(height, width, horizon, light, rng=rng, cloudy=0.55)
     if light.rim_side and max(light.rim) > 0.5:
         glow(
             picture,
@@ -268,7 +272,7 @@ def beach(height: int, width: int, light: Light, rng: np.random.Generator) -> Ba
 def park(height: int, width: int, light: Light, rng: np.random.Generator) -> Backdrop:
     """Build a park: a wall of trees, trunks, a lawn with a path."""
     horizon = int(height * rng.uniform(0.55, 0.64))
-    picture = sky(height, width, horizon, light, rng, cloudy=0.6)
+    picture = sky(height, width, horizon, light, rng=rng, cloudy=0.6)
     greens = [srgb_to_linear(code) for code in ("4f6b2f", "3f5f2e", "6d7f36", "7b6a2a", "35512b")]
     for _ in range(9):
         foliage(picture, rng, light, centre=(rng.uniform(0, width), horizon - rng.uniform(0.05, 0.16) * height),
@@ -338,14 +342,14 @@ def forest(height: int, width: int, light: Light, rng: np.random.Generator) -> B
 def snow(height: int, width: int, light: Light, rng: np.random.Generator) -> Backdrop:
     """Build snowy hills with firs."""
     horizon = int(height * rng.uniform(0.58, 0.66))
-    picture = sky(height, width, horizon, light, rng, cloudy=0.5)
+    picture = sky(height, width, horizon, light, rng=rng, cloudy=0.5)
     white, rock = srgb_to_linear("e9edf2"), srgb_to_linear("7f8894")
     hills(
         picture,
         ridge(rng, width, base=0.42 * height, rise=0.22 * height, cell_px=width / 3),
         rock,
         light,
-        rng,
+        rng=rng,
         distance=0.8,
     )
     hills(
@@ -353,7 +357,7 @@ def snow(height: int, width: int, light: Light, rng: np.random.Generator) -> Bac
         ridge(rng, width, base=0.50 * height, rise=0.10 * height, cell_px=width / 4),
         0.85 * white,
         light,
-        rng,
+        rng=rng,
         distance=0.5,
     )
     for x in np.sort(rng.uniform(-20, width + 20, 26)):
@@ -600,7 +604,7 @@ def brick(height: int, width: int, light: Light, rng: np.random.Generator) -> Ba
 def meadow(height: int, width: int, light: Light, rng: np.random.Generator) -> Backdrop:
     """Build open country: hills behind each other, a field of flowers."""
     horizon = int(height * rng.uniform(0.54, 0.62))
-    picture = sky(height, width, horizon, light, rng, cloudy=0.75)
+    picture = sky(height, width, horizon, light, rng=rng, cloudy=0.75)
     for i, code in enumerate(("5d7388", "55704f", "7a8a45")):
         line = ridge(
             rng,
@@ -609,7 +613,7 @@ def meadow(height: int, width: int, light: Light, rng: np.random.Generator) -> B
             rise=(0.16 - 0.05 * i) * height,
             cell_px=width / (2 + i),
         )
-        hills(picture, line, srgb_to_linear(code), light, rng, distance=0.9 - 0.3 * i)
+        hills(picture, line, srgb_to_linear(code), light, rng=rng, distance=0.9 - 0.3 * i)
     across, depth, near = ground_plane(height, width, horizon)
     blades = ground_grain(8, across, near, slope=0.4)
     patches = sample_tile(noise_tile(9, slope=1.4), across * 30, depth * 30)

@@ -264,7 +264,7 @@ def inflate(mask: Array, round_px: float) -> Array:
     dx = cv2.Sobel(height, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)[1:-1, 1:-1]
     dy = cv2.Sobel(height, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)[1:-1, 1:-1]
     normal: Array = np.dstack([-dx, -dy, np.ones_like(dx)])
-    return (normal / np.sqrt((normal * normal).sum(2, keepdims=True))).astype(np.float32)
+    return np.asarray(normal / np.sqrt((normal * normal).sum(2, keepdims=True)), np.float32)
 
 
 def crease(shape: Shape, material: Material) -> Array:

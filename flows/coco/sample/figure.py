@@ -66,7 +66,7 @@ POSES: dict[str, Pose] = {
     "crossed": Pose(
         left_arm=((0.2, 1, 0.28), (-0.95, -0.04, 0.5)), right_arm=((0.2, 1, 0.18), (-1.0, 0.16, 0.5)),
     ),
-    "pockets": Pose(
+    "at_ease": Pose(
         left_arm=((0.34, 1, -0.2), (-0.2, 1, 0.25)), right_arm=((0.34, 1, -0.2), (-0.2, 1, 0.25)),
         left_leg=((0.14, 1, 0), (0.06, 1, 0)), nod=0.05,
     ),
@@ -410,16 +410,26 @@ def paint_neck(sketch: Sketch, head: Point) -> None:
 
 def paint_arm(sketch: Sketch, arm: Array, side: float) -> None:
     """Paint one arm: skin, sleeve, hand."""
+    skin = Material(paint=plain(sketch.person.face.skin), skin=1.0, gloss=0.05)
+    # A hand that is stretched out to the viewer hides its sleeve; any other is hidden by it.
+    ahead = float(arm[2, 2] - arm[1, 2]) > 0.75 * FOREARM * sketch.person.legs
+    if not ahead:
+        paint_hand(sketch, arm, side, skin)
+    paint_sleeve(sketch, arm, skin)
+    if ahead:
+        paint_hand(sketch, arm, side, skin)
+
+
+def paint_sleeve(sketch: Sketch, arm: Array, skin: Material) -> None:
+    """Paint an arm without its hand: bare, half bare, or sleeved."""
     canvas, outfit = sketch.canvas, sketch.person.outfit
     shoulder, elbow, wrist = (sketch.at(joint) for joint in arm)
-    skin = Material(paint=plain(sketch.person.face.skin), skin=1.0, gloss=0.05)
-    paint_hand(sketch, arm, side, skin)
     nearer = 1 + 0.05 * float(arm[2, 2])
     if outfit.sleeves != "long" and outfit.coat is None:
         radii = [sketch.size(r) for r in (0.19, 0.155, 0.15, 0.095 * nearer)]
         bulge = (0.72 * elbow[0] + 0.28 * wrist[0], 0.72 * elbow[1] + 0.28 * wrist[1])
         if outfit.sleeves == "none":
-            bare = canvas.merged(canvas.chain([shoulder, elbow, bulge, wrist], radii), over=0.28)
+            bare = canvas.merged(canvas.chain([shoulder, elbow, bulge, wrist], radii), over=0.16)
             canvas.paint(bare, skin, shade=0.5)
             return
         begin = (0.5 * shoulder[0] + 0.5 * elbow[0], 0.5 * shoulder[1] + 0.5 * elbow[1])
@@ -436,9 +446,7 @@ def paint_arm(sketch: Sketch, arm: Array, side: float) -> None:
 
 
 def paint_hand(sketch: Sketch, arm: Array, side: float, skin: Material) -> None:
-    """Paint a hand with four fingers and a thumb, hidden where it is in a pocket."""
-    if sketch.person.pose == "pockets":
-        return
+    """Paint a hand with four fingers and a thumb."""
     canvas = sketch.canvas
     wrist, elbow = np.array(sketch.at(arm[2])), np.array(sketch.at(arm[1]))
     ahead = wrist - elbow

@@ -43,6 +43,12 @@ HAIR_STYLES: dict[str, HairStyle] = {
     "curly": HairStyle(volume=0.25, side=0.22, brow=-0.55, curl=0.08),
 }
 
+HATS: dict[str, HairStyle] = {
+    "beanie": HairStyle(volume=0.16, side=-0.02, brow=-0.33),
+    "cap": HairStyle(volume=0.13, side=-0.15, brow=-0.36),
+    "scarf": HairStyle(volume=0.12, side=1.2, brow=-0.5),
+}
+
 
 @dataclass(frozen=True)
 class Face:
@@ -59,7 +65,7 @@ class Face:
     lips: float = 0.3  # how red
     beard: float = 0.0
     glasses: bool = False
-    hat: str = ""  # "", "beanie", "cap", "scarf"
+    hat: str = ""  # none, or a name in HATS
     hat_colour: Array | None = None
     seed: int = 0
 
@@ -139,10 +145,10 @@ def complexion(fx: Array, fy: Array, face: Face, pixel: float) -> tuple[Array, A
         fine = sample_tile(noise_tile(13, slope=0.4), fx * 90, fy * 90)
         stubble = np.clip(0.85 + 0.2 * fine, 0, 1) * below
         albedo = mix(albedo, face.hair * 0.6, face.beard * stubble)
-    albedo = mouth(albedo, fx, fy, face, edge)
+    albedo = mouth(albedo, fx, fy, face, edge=edge)
     nostril = bump(side, fy, (0.075, 0.325), (0.045, 0.03))
     albedo = mix(albedo, albedo * 0.25, np.clip(0.9 * nostril, 0, 1))
-    albedo, gloss = eyes(albedo, gloss, fx, fy, face, edge)
+    albedo, gloss = eyes(albedo, gloss, fx, fy, face, edge=edge)
     arch = fy + 0.27 + 0.05 * face.smile - 0.9 * (side - face.eye_gap - 0.02) ** 2
     hairs = (1 - smooth_step(0.03, 0.03 + 2 * edge, np.abs(arch))) * (
         1 - smooth_step(0.2, 0.2 + 3 * edge, np.abs(side - face.eye_gap))
@@ -150,7 +156,7 @@ def complexion(fx: Array, fy: Array, face: Face, pixel: float) -> tuple[Array, A
     return mix(albedo, face.hair * 0.8, 0.85 * hairs), gloss
 
 
-def mouth(albedo: Array, fx: Array, fy: Array, face: Face, edge: float) -> Array:
+def mouth(albedo: Array, fx: Array, fy: Array, face: Face, *, edge: float) -> Array:
     """Paint lips, the line between them, and teeth where the smile is broad."""
     width = 0.24 + 0.07 * face.smile
     curve = fy - 0.545 + (1.1 * face.smile - 0.2) * fx * fx
@@ -169,7 +175,7 @@ def mouth(albedo: Array, fx: Array, fy: Array, face: Face, edge: float) -> Array
     return mix(albedo, np.float32(0.5) + np.zeros(3, np.float32), teeth) if face.smile > 0.65 else albedo
 
 
-def eyes(albedo: Array, gloss: Array, fx: Array, fy: Array, face: Face, edge: float) -> tuple[Array, Array]:
+def eyes(albedo: Array, gloss: Array, fx: Array, fy: Array, face: Face, *, edge: float) -> tuple[Array, Array]:
     """Paint the white, the iris, the pupil with its glint, and the lashes; and glasses before them."""
     side = np.abs(fx) - face.eye_gap
     height = fy + 0.04
@@ -200,7 +206,9 @@ def paint_head(canvas: Canvas, centre: Point, face: Face, *, yaw: float, tilt: f
     frame = head_frame(canvas, centre, tilt=tilt)
     if frame is None:
         return
-    paint_ears(canvas, centre, face, yaw=yaw, tilt=tilt)
+    paint_hair(canvas, frame, face, yaw=yaw, closed=True)
+    if face.hat != "scarf":
+        paint_ears(canvas, centre, face, yaw=yaw, tilt=tilt)
     x = narrowed(frame, face.jaw)
     radius = np.hypot(x, frame.y)
     cover = np.clip((1 - radius) * frame.half_px * 0.85 + 0.5, 0, 1)
@@ -245,44 +253,56 @@ def strands(x: Array, y: Array, face: Face) -> tuple[Array, Array]:
     return 1 + 0.30 * fine + 0.22 * broad, 0.22 * fine + 0.25 * broad
 
 
-def paint_hair(canvas: Canvas, frame: HeadFrame, face: Face, *, yaw: float) -> None:
-    """Paint the hair, or hat, that is seen in front of the skull."""
+def paint_hair(canvas: Canvas, frame: HeadFrame, face: Face, *, yaw: float, closed: bool = False) -> None:
+    """Paint the hair, or hat, over the skull; `closed` leaves no face free, for what is seen behind it."""
     if face.hat in {"beanie", "cap"}:
         paint_hair(canvas, frame, replace(face, hat="", style="crop"), yaw=yaw)
-    style = HAIR_STYLES[face.style]
     angle = np.arctan2(frame.y, frame.x)
-    ragged = style.curl * sample_tile(noise_tile(23, slope=1.2), angle * 26 + face.seed, np.zeros_like(angle) + 9)
-    hat = bool(face.hat)
-    size = 1 + ({"beanie": 0.16, "cap": 0.13, "scarf": 0.12}[face.hat] if hat else style.volume + ragged)
-    x, y = (
-        frame.x / size,
-        (frame.y + (0.03 if hat else 0.35 * style.volume)) / (1 + (size - 1) * (1.35 if hat else 0.85)),
-    )
+    x, y = on_shell(frame, face, angle)
     radius = np.hypot(x, y)
     bound = np.maximum(radius, 1)
     fx, fy, fz = facing(x / bound, y / bound, yaw)
-    brow = {"": style.brow, "beanie": -0.33, "cap": -0.36, "scarf": -0.5}[face.hat]
-    side = {"": style.side, "beanie": -0.02, "cap": -0.15, "scarf": 1.2}[face.hat]
-    lower = brow + 0.25 * (fx - style.part) ** 2
-    wide = 0.80 if face.hat == "scarf" else 0.86
-    opening = ((fx / wide) ** 2 + ((fy - 0.42) / np.maximum(0.42 - lower, 0.3)) ** 2 - 1) * 0.5
-    opening = brow - 0.08 * fx * fx - fy if face.hat in {"beanie", "cap"} else np.where(fz < -0.05, 1.0, opening)
     soft = 1.6 / frame.half_px
-    fringe = 0.05 * sample_tile(noise_tile(29, slope=0.6), angle * 60 + face.seed, radius * 3) * (not hat)
+    side = HATS[face.hat].side if face.hat else HAIR_STYLES[face.style].side
     cover = np.clip((1 - radius) * frame.half_px * 0.9 + 0.5, 0, 1)
-    cover = cover * smooth_step(-soft, soft, opening + fringe) * (1 - smooth_step(side - soft, side + soft + 0.12, fy))
+    cover = cover * (1 - smooth_step(side - soft, side + soft + 0.12, fy))
+    if not closed:
+        fringe = 0.05 * sample_tile(noise_tile(29, slope=0.6), angle * 60 + face.seed, radius * 3)
+        cover = cover * smooth_step(-soft, soft, beyond_face(face, fx, fy, fz) + fringe * (not face.hat))
     bright, tilted = strands(x, y, face)
     layer = np.zeros((*cover.shape, CHANNELS), np.float32)
-    layer[..., :3] = hat_cloth(face, fx, fy) if hat else face.hair * np.clip(bright, 0.3, 2)[..., None]
-    layer[..., 3] = x / bound + tilted * (0.15 if hat else 1)
+    layer[..., :3] = hat_cloth(face, fx, fy) if face.hat else face.hair * np.clip(bright, 0.3, 2)[..., None]
+    layer[..., 3] = x / bound + tilted * (0.15 if face.hat else 1)
     layer[..., 4] = y / bound * 0.9
     layer[..., 5] = np.sqrt(np.clip(1 - np.minimum(radius, 1) ** 2, 0.03, 1))
-    layer[..., GLOSS] = 0.03 if hat else 0.16
+    layer[..., GLOSS] = 0.03 if face.hat else 0.07
     shape = Shape(frame.top, frame.left, cover, layer[..., 3:6], x, y)
     canvas.shade_under(shape, shade=0.35, reach_px=0.10 * canvas.head_px)
     canvas.lay(shape, layer)
-    if face.hat == "cap":
+    if face.hat == "cap" and not closed:
         paint_peak(canvas, frame, face, yaw=yaw)
+
+
+def on_shell(frame: HeadFrame, face: Face, angle: Array) -> tuple[Array, Array]:
+    """Return the coordinates under which the outside of the hair or hat becomes a unit circle."""
+    if face.hat:
+        size = 1 + HATS[face.hat].volume
+        return frame.x / size, (frame.y + 0.03) / (1 + (size - 1) * 1.35)
+    style = HAIR_STYLES[face.style]
+    ragged = style.curl * sample_tile(noise_tile(23, slope=1.2), angle * 26 + face.seed, np.zeros_like(angle) + 9)
+    wide = 1 + style.volume + ragged
+    return frame.x / wide, (frame.y + 0.35 * style.volume) / (1 + (wide - 1) * 0.85)
+
+
+def beyond_face(face: Face, fx: Array, fy: Array, fz: Array) -> Array:
+    """Return how far a direction, as the face sees it, lies outside the part that hair or hat leave free."""
+    style = HATS[face.hat] if face.hat else HAIR_STYLES[face.style]
+    if face.hat in {"beanie", "cap"}:
+        return style.brow - 0.08 * fx * fx - fy
+    lower = style.brow + 0.25 * (fx - style.part) ** 2
+    wide = 0.80 if face.hat else 0.86
+    outside: Array = ((fx / wide) ** 2 + ((fy - 0.42) / np.maximum(0.42 - lower, 0.3)) ** 2 - 1) * 0.5
+    return np.where(fz < -0.05, 1.0, outside)
 
 
 def hat_cloth(face: Face, fx: Array, fy: Array) -> Array:
@@ -350,7 +370,7 @@ def random_face(rng: np.random.Generator, *, long_hair: bool, child: bool = Fals
     shade = int(rng.integers(3)) if dark else int(rng.integers(len(HAIRS)))
     if child and shade >= 7:
         shade = 3
-    hat = str(rng.choice(["", "", "", "", "beanie", "cap"]))
+    hat = str(rng.choice(["", "", "", "", "", "", "beanie", "cap"]))
     if long_hair and rng.random() < 0.12:
         hat = "scarf"
     return Face(

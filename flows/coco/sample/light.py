@@ -117,7 +117,7 @@ LIGHTS: dict[str, Light] = {
     ),
     "candle": Light(
         key=black_body(1950, 0.5), direction=(-0.35, 0.25, 0.9), sky=black_body(2600, 0.035),
-        ground=black_body(1900, 0.12), exposure=0.78, shadow=0.4, shadow_blur=0.3, grain=0.028,
+        ground=black_body(1900, 0.12), exposure=0.78, shadow=0.4, shadow_blur=0.3, grain=0.022,
     ),
     "office": Light(
         key=(0.42, 0.52, 0.42), direction=(0.05, -0.95, 0.35), sky=(0.52, 0.62, 0.52),
@@ -125,15 +125,15 @@ LIGHTS: dict[str, Light] = {
     ),
     "neon": Light(
         key=(1.0, 0.10, 0.62), direction=(-0.8, -0.2, 0.55), sky=(0.07, 0.07, 0.22),
-        ground=(0.08, 0.03, 0.14), rim=(0.05, 1.1, 1.5), rim_side=1.0, exposure=0.8, grain=0.026,
+        ground=(0.08, 0.03, 0.14), rim=(0.05, 1.1, 1.5), rim_side=1.0, exposure=0.8, grain=0.02,
     ),
     "arcade": Light(
         key=(0.08, 0.72, 0.85), direction=(0.75, -0.3, 0.6), sky=(0.16, 0.05, 0.22),
-        ground=(0.14, 0.05, 0.10), rim=(1.6, 0.35, 0.1), rim_side=-1.0, exposure=0.8, grain=0.026,
+        ground=(0.14, 0.05, 0.10), rim=(1.6, 0.35, 0.1), rim_side=-1.0, exposure=0.8, grain=0.02,
     ),
     "street_night": Light(
         key=black_body(2100, 0.62), direction=(0.3, -0.85, 0.4), sky=(0.035, 0.045, 0.11),
-        ground=black_body(2200, 0.05), rim=black_body(7000, 0.5), rim_side=-1.0, exposure=0.9, grain=0.03,
+        ground=black_body(2200, 0.05), rim=black_body(7000, 0.5), rim_side=-1.0, exposure=0.9, grain=0.022,
     ),
     "blue_hour": Light(
         key=black_body(3000, 0.2), direction=(0.7, -0.2, 0.65), sky=(0.11, 0.19, 0.42),
@@ -145,7 +145,7 @@ LIGHTS: dict[str, Light] = {
     ),
     "red_stage": Light(
         key=(1.25, 0.12, 0.07), direction=(-0.45, -0.65, 0.6), sky=(0.10, 0.02, 0.05),
-        ground=(0.10, 0.02, 0.03), rim=black_body(6000, 1.6), rim_side=1.0, exposure=0.85, grain=0.024,
+        ground=(0.10, 0.02, 0.03), rim=black_body(6000, 1.6), rim_side=1.0, exposure=0.85, grain=0.018,
     ),
     "fog": Light(
         key=black_body(6300, 0.15), direction=(0.3, -0.8, 0.5), sky=black_body(6600, 0.75),

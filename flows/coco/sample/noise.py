@@ -52,11 +52,21 @@ def noise_slopes(seed: int, *, slope: float = 1.6) -> tuple[Array, Array]:
 
 def sample_tile(tile: Array, u: Array, v: Array) -> Array:
     """Look a tile up, repeated endlessly, at the coordinates `u` (to the right) and `v` (down), both in tile pixels."""
-    shape = np.broadcast_shapes(np.shape(u), np.shape(v))
-    # Folded into one period: remap holds coordinates in 16 bits.
-    wrapped_u = np.broadcast_to(np.mod(u, TILE_PX), shape).astype(np.float32)
-    wrapped_v = np.broadcast_to(np.mod(v, TILE_PX), shape).astype(np.float32)
-    return cv2.remap(tile, wrapped_u, wrapped_v, interpolation=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    across, down = np.broadcast_arrays(folded(u), folded(v))
+    return cv2.remap(
+        tile,
+        np.ascontiguousarray(across),
+        np.ascontiguousarray(down),
+        interpolation=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
+
+
+def folded(coordinate: Array) -> Array:
+    """Return tile coordinates folded into one period, float32: `cv2.remap` holds coordinates in 16 bits."""
+    values = np.asarray(coordinate, np.float32)
+    within: Array = values - TILE_PX * np.floor(values * np.float32(1 / TILE_PX))
+    return within
 
 
 def clouds(rng: np.random.Generator, height: int, width: int, *, cell_px: float, octaves: int = 4) -> Array:

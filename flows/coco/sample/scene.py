@@ -140,14 +140,14 @@ STANDING = (
     "wave",
     "cheer",
     "crossed",
-    "pockets",
+    "at_ease",
     "point",
     "phone",
     "chat",
     "relaxed",
 )
-IN_GROUPS = ("stand", "relaxed", "hip", "both_hips", "crossed", "pockets", "phone", "chat", "cheer", "relaxed")
-CLOSE_UP = ("stand", "relaxed", "crossed", "hip", "phone", "chat", "wave", "pockets")
+IN_GROUPS = ("stand", "relaxed", "hip", "both_hips", "crossed", "at_ease", "phone", "chat", "cheer", "relaxed")
+CLOSE_UP = ("stand", "relaxed", "crossed", "hip", "phone", "chat", "wave", "at_ease")
 
 
 def any_of(setting: Setting, names: tuple[str, ...]) -> str:

@@ -1,0 +1,94 @@
+"""The flow under a real, temporary Prefect server: wiring, artifacts, and how a refusal looks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.testing.utilities import prefect_test_harness
+
+from flows.build_hcoco import build_hcoco
+from flows.make.verify import verify_run
+from flows.store.layout import Layout
+
+
+@pytest.fixture(scope="session")
+def _prefect() -> Iterator[None]:
+    """Keep one temporary server for all tests of this session: it takes a quarter of a minute to start."""
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="session")
+def built(_prefect: None, tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Run the flow once on the tiny folder."""
+    output = tmp_path_factory.mktemp("flow")
+    outcome: dict[str, Any] = build_hcoco(source=str(tiny_coco), output=str(output), workers=2, shard_size=8)
+    return outcome
+
+
+def test_the_flow_makes_a_whole_run(built: dict[str, Any]) -> None:
+    """A run made by the flow passes every check, and its counts add up."""
+    layout = Layout(Path(built["run"]))
+    assert list(verify_run(layout)) == []
+    assert built["planned"] == built["kept"] + built["rejected"] > 0
+    assert layout.report.is_file()
+
+
+def test_the_flow_and_the_command_make_the_same_bytes(
+    built: dict[str, Any], tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`hcoco build` without Prefect writes the same files, byte by byte."""
+    from flows.cli import main
+
+    main(
+        [
+            "build",
+            "--source",
+            str(tiny_coco),
+            "--output",
+            str(tmp_path),
+            "--shard-size",
+            "8",
+            "--workers",
+            "1",
+            "--json",
+        ]
+    )
+    here, there = Path(json.loads(capsys.readouterr().out)["run"]), Path(built["run"])
+    names = sorted(p.relative_to(there) for p in there.rglob("*") if p.is_file() and p.parent.name != "done")
+    assert names == sorted(p.relative_to(here) for p in here.rglob("*") if p.is_file() and p.parent.name != "done")
+    assert [name for name in names if (here / name).read_bytes() != (there / name).read_bytes()] == []
+
+
+def test_a_second_run_makes_nothing_again(built: dict[str, Any], tiny_coco: Path) -> None:
+    """The same request finds everything done and touches no shard."""
+    run = Path(built["run"])
+    before = {path: path.stat().st_mtime_ns for path in (run / "shards").iterdir()}
+    again: dict[str, Any] = build_hcoco(source=str(tiny_coco), output=str(run.parent), workers=2, shard_size=8)
+    assert again == built
+    assert {path: path.stat().st_mtime_ns for path in (run / "shards").iterdir()} == before
+
+
+def test_prefect_shows_counts_and_progress(built: dict[str, Any]) -> None:
+    """Tables by family and by reason, a summary and the progress stand beside the run."""
+    assert built["planned"]
+    with get_client(sync_client=True) as client:
+        keys = ["families", "reasons", "build-summary", "build-progress"]
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=keys)))
+    assert {artifact.key for artifact in found} == set(keys)
+    assert next(artifact for artifact in found if artifact.key == "build-progress").data == pytest.approx(100.0)
+
+
+@pytest.mark.usefixtures("_prefect")
+def test_a_request_that_cannot_be_met_fails_in_one_line(tmp_path: Path) -> None:
+    """The flow's state says what is wrong and how to mend it, without a traceback."""
+    state = build_hcoco(source=str(tmp_path / "nowhere"), output=str(tmp_path), return_state=True)
+    assert state.is_failed()
+    assert "does not exist; give" in str(state.message)
+    assert "\n" not in str(state.message)
