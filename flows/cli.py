@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadRequest as request:
         print(f"hcoco {given.command}: {request}", file=sys.stderr)
         return BAD_REQUEST
+    except BrokenPipeError:  # `hcoco ... | head`: nobody reads on, and nobody wants a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DAMAGE
     except KeyboardInterrupt:
         print(f"hcoco {given.command}: stopped; run the same command again to go on", file=sys.stderr)
         return STOPPED

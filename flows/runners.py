@@ -6,7 +6,9 @@ made again, from the plan, to the same bytes.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -31,10 +33,22 @@ ONE_THREAD: Final = dict.fromkeys(
 """Sums over several threads differ in their last bits from machine to machine; and processes are parallel enough."""
 
 
-def _prepare_worker() -> None:
+ORPHAN_SECONDS: Final = 0.25
+"""How long a worker may outlive the process that started it."""
+
+
+def _prepare_worker(parent: int) -> None:
     import cv2  # noqa: PLC0415 - in the worker, not where the pool is made
 
     cv2.setNumThreads(1)
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent: one that was killed cannot stop its pool, whose workers wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_SECONDS)
+    os._exit(1)
 
 
 class LocalRunner:
@@ -103,6 +117,7 @@ class LocalRunner:
                 self._pool = ProcessPoolExecutor(
                     max_workers=self.workers,
                     initializer=_prepare_worker,
+                    initargs=(os.getpid(),),
                     env=dict(ONE_THREAD),
                     context=get_context("loky"),
                 )

@@ -182,6 +182,7 @@ def _with_server(now: Services, port: int | None, begun: list[Process]) -> Servi
 
 def _with_worker_and_deployments(now: Services, begun: list[Process]) -> Services:
     """Start a worker and deploy, both at once, where the one is dead or the other out of date."""
+    now = replace(now, worker=_if_alive(now.worker))  # it may have died while the server was waited for
     code = _deployed_code(now.root)
     deploying = _deploy(now) if now.deployed != code else None
     try:

@@ -12,7 +12,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,12 +20,12 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from flows.errors import BadRequest
 
-CATALOG_VERSION: Final = 1
+CATALOG_VERSION: Final = 2
 """Raised when the catalogue's content changes for the same file; older ones are then made anew."""
 
 MAX_ID: Final = 10**12
@@ -33,8 +33,14 @@ MAX_ID: Final = 10**12
 
 MAX_SIDE: Final = 30_000
 
+MAX_CODE: Final = 2**31
+"""Ids of categories and licences from here on do not fit their columns."""
+
 MAX_COORDINATE: Final = 1e9
 """Polygons with points from here on have no area of their own; larger numbers overflow in its formula."""
+
+ROW_GROUP: Final = 65_536
+"""Annotations that are spelt out, and written, at a time: about 40 MB of polygons."""
 
 IMAGES = pa.schema(
     [
@@ -91,7 +97,7 @@ class Catalog:
     """One annotation file, catalogued.
 
     Attributes:
-        folder: Holds `images.parquet`, `annotations.parquet` and `about.json`.
+        folder: Holds `images.parquet`, `people.parquet`, `others.parquet` (all other annotations) and `about.json`.
         digest: sha256 of the annotation file.
         person_ids: Category ids named `person`.
         categories: Category id to name.
@@ -112,10 +118,7 @@ class Catalog:
 
     def people(self, *, columns: Sequence[str]) -> pa.Table:
         """Read the chosen columns of all `person` annotations, crowd regions among them, in the file's order."""
-        wanted = pc.field("category_id").isin(list(self.person_ids))
-        return pq.read_table(
-            self.folder / "annotations.parquet", columns=list(columns), filters=wanted, memory_map=True
-        )
+        return pq.read_table(self.folder / "people.parquet", columns=list(columns), memory_map=True)
 
 
 def open_catalog(annotations: Path, *, cache: Path) -> Catalog:
@@ -152,9 +155,8 @@ def _make_catalog(annotations: Path, *, folder: Path, digest: str) -> None:
     if not person_ids:
         raise BadRequest(f"{annotations} has no category named 'person'; hcoco edits people, so it needs one")
     images, bad_images = _image_table(instances.images)
-    people, bad_annotations, bad_people = _annotation_table(
-        instances.annotations, images=images, person_ids=frozenset(person_ids)
-    )
+    columns, good = _annotation_columns(instances.annotations, images=images)
+    people = np.isin(columns["category_id"], person_ids)
     about = {
         "source": annotations.name,
         "sha256": digest,
@@ -164,7 +166,11 @@ def _make_catalog(annotations: Path, *, folder: Path, digest: str) -> None:
             key: {"name": _text(v.get("name")), "url": _text(v.get("url"))}
             for key, v in _named(instances.licenses).items()
         },
-        "malformed": {"images": bad_images, "annotations": bad_annotations, "people": bad_people},
+        "malformed": {
+            "images": bad_images,
+            "annotations": int((~good).sum()),
+            "people": int((people & ~good).sum()),
+        },
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +181,8 @@ def _make_catalog(annotations: Path, *, folder: Path, digest: str) -> None:
         ) from None
     try:
         pq.write_table(images, making / "images.parquet", compression="zstd")
-        pq.write_table(people, making / "annotations.parquet", compression="zstd", row_group_size=65_536)
+        for name, wanted in (("people.parquet", people & good), ("others.parquet", ~people & good)):
+            _write_annotations(making / name, records=instances.annotations, columns=columns, wanted=wanted)
         (making / "about.json").write_text(json.dumps(about, indent=1))
         _rename_folder(making, folder)
     finally:
@@ -229,7 +236,7 @@ def _read_lenient(annotations: Path, text: mmap.mmap) -> _Instances:
 
 
 def _named(records: Sequence[Any]) -> dict[int, dict[str, Any]]:
-    return {r["id"]: r for r in records if isinstance(r, dict) and _is_id(r.get("id")) and r["id"] < 2**31}
+    return {r["id"]: r for r in records if isinstance(r, dict) and _is_id(r.get("id")) and r["id"] < MAX_CODE}
 
 
 def _is_id(value: object) -> bool:
@@ -238,7 +245,11 @@ def _is_id(value: object) -> bool:
 
 def _text(value: object) -> str | None:
     """Return a text that is not empty and can be written; JSON's escapes may spell half a character."""
-    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+    if not isinstance(value, str):
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
         return None
     return value or None
 
@@ -255,54 +266,72 @@ def _image_table(records: Sequence[_Image]) -> tuple[pa.Table, int]:
         "file_name": [record.file_name for record in good.values()],
         "width": [record.width for record in good.values()],
         "height": [record.height for record in good.values()],
-        "license": [r.license if _is_id(r.license) and r.license < 2**31 else None for r in good.values()],
+        "license": [r.license if _is_id(r.license) and r.license < MAX_CODE else None for r in good.values()],
         "coco_url": [_text(record.coco_url) for record in good.values()],
         "flickr_url": [_text(record.flickr_url) for record in good.values()],
     }
     return pa.table(columns, schema=IMAGES), len(records) - len(good)
 
 
-def _annotation_table(
-    records: Sequence[_Annotation], *, images: pa.Table, person_ids: frozenset[int]
-) -> tuple[pa.Table, int, int]:
-    """Keep the records that name an image and have an id of their own; count the others, and the people among them."""
-    sizes = dict(
-        zip(
-            images["id"].to_pylist(),
-            pc.multiply(images["width"].cast(pa.int64()), images["height"].cast(pa.int64())).to_pylist(),
-            strict=True,
-        )
-    )
-    seen: set[int] = set()
-    good: list[_Annotation] = []
-    bad_people = 0
-    for record in records:
-        fits = _is_id(record.id) and record.id not in seen and _is_id(record.image_id) and record.image_id in sizes
-        if fits and type(record.category_id) is int and 0 <= record.category_id < 2**31:
-            seen.add(record.id)
-            good.append(record)
-        else:
-            bad_people += type(record.category_id) is int and record.category_id in person_ids
-    columns = {
-        "id": np.fromiter((record.id for record in good), dtype=np.int64, count=len(good)),
-        "image_id": np.fromiter((record.image_id for record in good), dtype=np.int64, count=len(good)),
-        "category_id": np.fromiter((record.category_id for record in good), dtype=np.int32, count=len(good)),
-        "iscrowd": np.fromiter((bool(record.iscrowd) for record in good), dtype=np.bool_, count=len(good)),
-        "area": np.fromiter(
-            (_area(record, sizes[record.image_id]) for record in good), dtype=np.float64, count=len(good)
-        ),
-        "segmentation": pa.array((bytes(record.segmentation) for record in good), type=pa.binary(), size=len(good)),
+def _annotation_columns(
+    records: Sequence[_Annotation], *, images: pa.Table
+) -> tuple[dict[str, NDArray[Any]], NDArray[np.bool_]]:
+    """Read all but the segmentations of all records; say which of them name an image and have an id of their own."""
+    image_ids, place = np.unique(images["id"].to_numpy(), return_index=True)
+    pixels = (images["width"].to_numpy().astype(np.int64) * images["height"].to_numpy())[place]
+    columns: dict[str, NDArray[Any]] = {
+        "id": _ids((record.id for record in records), below=MAX_ID, count=len(records)),
+        "image_id": _ids((record.image_id for record in records), below=MAX_ID, count=len(records)),
+        "category_id": _ids((record.category_id for record in records), below=MAX_CODE, count=len(records)),
+        "iscrowd": np.fromiter((bool(record.iscrowd) for record in records), dtype=np.bool_, count=len(records)),
     }
-    return pa.table(columns, schema=ANNOTATIONS), len(records) - len(good), bad_people
+    named = np.isin(columns["image_id"], image_ids)
+    ids, categories = columns["id"], columns["category_id"]
+    complete = np.flatnonzero((ids >= 0) & (categories >= 0) & named)
+    _, first = np.unique(ids[complete], return_index=True)
+    good = np.zeros(len(records), dtype=np.bool_)
+    good[complete[first]] = True
+    limits = np.zeros(len(records), dtype=np.int64)
+    limits[good] = pixels[np.searchsorted(image_ids, columns["image_id"][good])]
+    return {**columns, "area": _areas(records, limits=limits)}, good
 
 
-def _area(record: _Annotation, pixels: int) -> float:
-    """Take the annotated area where it is believable, else the polygons' own (shoelace formula)."""
-    area = record.area
-    if isinstance(area, int | float) and 0 < area <= pixels:  # false for NaN too
-        return float(area)
+def _ids(values: Iterable[object], *, below: int, count: int) -> NDArray[np.int64]:
+    """Return whole numbers from 0 to `below`; -1 for whatever is none."""
+    valid = (value if type(value) is int and 0 <= value < below else -1 for value in values)
+    return np.fromiter(valid, dtype=np.int64, count=count)
+
+
+def _areas(records: Sequence[_Annotation], *, limits: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Take the annotated areas where they are believable, above 0 and up to the limit, else the polygons' own."""
+    most = int(limits.max(initial=0))
+    areas = np.fromiter(
+        (r.area if isinstance(r.area, int | float) and 0 < r.area <= most else 0 for r in records),  # not NaN either
+        dtype=np.float64,
+        count=len(records),
+    )
+    for row in np.flatnonzero((limits > 0) & ((areas == 0) | (areas > limits))).tolist():
+        areas[row] = _area_of_polygons(bytes(records[row].segmentation), pixels=int(limits[row]))
+    return areas
+
+
+def _write_annotations(
+    path: Path, *, records: Sequence[_Annotation], columns: dict[str, NDArray[Any]], wanted: NDArray[np.bool_]
+) -> None:
+    """Write the wanted records, some at a time: their polygons are copied out of the mapped file only then."""
+    rows = np.flatnonzero(wanted)
+    with pq.ParquetWriter(path, ANNOTATIONS, compression="zstd", use_dictionary=False) as writer:
+        for first in range(0, len(rows), ROW_GROUP):
+            group = rows[first : first + ROW_GROUP]
+            segmentations = pa.array([bytes(records[row].segmentation) for row in group.tolist()], type=pa.binary())
+            values = {name: column[group] for name, column in columns.items()}
+            writer.write_table(pa.table({**values, "segmentation": segmentations}, schema=ANNOTATIONS))
+
+
+def _area_of_polygons(segmentation: bytes, *, pixels: int) -> float:
+    """Compute the area of all polygons (shoelace formula), at most that of the photograph."""
     try:
-        value = json.loads(bytes(record.segmentation))
+        value = json.loads(segmentation)
     except (ValueError, RecursionError):
         return 0.0
     if not isinstance(value, list):

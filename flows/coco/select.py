@@ -92,13 +92,15 @@ class Selection:
     """Counts of the selection, added up while it goes on.
 
     Every person of the annotations is counted once: people = subjects + dropped + unvisited (where a bound on the
-    samples stopped the walk before the person's photograph was looked at).
+    samples stopped the walk before the person's photograph was looked at). Subjects whose photograph is the only one
+    of its split find no reference: they are `unpaired`, and among the subjects.
     """
 
     images: int = 0
     people: int = 0
     subjects: int = 0
     used_images: int = 0
+    unpaired: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     dropped_images: Counter[str] = field(default_factory=Counter)
     curve: tuple[tuple[float, int], ...] = ()
@@ -123,6 +125,7 @@ class Selection:
             "subjects": self.subjects,
             "dropped_by_reason": dropped,
             "unvisited": self.people - self.subjects - sum(dropped.values()),
+            "unpaired": self.unpaired,
             "used_images": self.used_images,
             "dropped_images_by_reason": {key: count for key, count in sorted(self.dropped_images.items()) if count},
             "curve": [list(point) for point in self.curve],

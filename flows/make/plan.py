@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -209,6 +210,11 @@ def describe_plan(planned: Planned) -> list[str]:
         f"{people}, {selection['subjects']} fit to be edited (dropped: {dropped or 'none'})",
         f"{plan.planned} samples in {len(plan.shards)} shards ({splits}), {size}, into {planned.layout.run}",
     ]
+    if selection["unpaired"]:
+        lines.append(f"{selection['unpaired']} subjects are alone in their split and find no reference")
+    free = shutil.disk_usage(planned.layout.plan.parent).free
+    if free < planned.bytes_expected:
+        lines.append(f"only {free / 1e6:,.0f} MB are free there, which may not be enough")
     if planned.extended:
         lines.append(f"{planned.extended} of them are new; the others stay as they are")
     return [*lines, planned.note] if planned.note else lines
@@ -353,8 +359,14 @@ def _pair(
             looked_at += len(batch)
             watch(looked_at, len(candidates))
 
-    pairs = pair_subjects(screened(), variants=settings.variants, seed=settings.seed)
-    return candidates, selection, islice(pairs, settings.samples)
+    def paired() -> Iterator[Pair]:
+        first_variants = 0
+        for pair in pair_subjects(screened(), variants=settings.variants, seed=settings.seed):
+            first_variants += pair.variant == 0
+            yield pair
+        selection.unpaired = selection.subjects - first_variants
+
+    return candidates, selection, islice(paired(), settings.samples)
 
 
 def _write_plan(

@@ -375,15 +375,14 @@ def test_up_mends_a_killed_server_and_worker(project: Path) -> None:
     first = up(root=project)
     assert run_prefect(project, "deployment", "run", "build-hcoco", "-p", "seconds=120").returncode == 0
     wait_for(project / "begun")
-    for process in services._marked(project):
-        os.kill(process.pid, signal.SIGKILL)
+    kill(tuple(services._marked(project)))
 
     second = up(root=project)
     assert second.started == ("server", "worker")
     assert second.port == first.port
     assert states_of_runs(second) == ["CRASHED"]
 
-    os.kill(worker_of(second).pid, signal.SIGKILL)
+    kill([worker_of(second)])
     assert up(root=project).started == ("worker",)
     done = run_prefect(project, "deployment", "run", "build-hcoco/build-hcoco", "--watch")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -398,6 +397,12 @@ def test_down_ends_a_run_that_is_at_work(project: Path) -> None:
     down(root=project)
     assert not Path(f"/proc/{(project / 'begun').read_text()}").exists()
     assert states_of_runs(up(root=project)) == ["CRASHED"]
+
+
+def kill(processes: Sequence[Process]) -> None:
+    """Kill processes as `kill -9` does, and wait until they are gone."""
+    services._signal(processes, signal.SIGKILL)
+    assert services._wait_until_gone(processes, seconds=20)
 
 
 def worker_of(now: Services) -> Process:
