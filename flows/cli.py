@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from flows.errors import BadRequest, storage_errors_told
 
@@ -39,7 +39,11 @@ exit codes: 0 done, 1 damage or a failed check was found, 2 a bad request
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     parser = _parser()
-    given = parser.parse_args(arguments)
+    try:
+        given = _parse(parser, arguments)
+    except BadRequest as request:
+        print(request, file=sys.stderr)
+        return BAD_REQUEST
     if given.command is None:
         parser.print_help()
         return DONE
@@ -58,8 +62,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that answers a slip in one line, as every other bad request is answered."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, and where to read on."""
+        raise BadRequest(f"{self.prog}: {message}; `{self.prog} --help` tells more")
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    given, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        command = f"{parser.prog} {given.command}" if given.command else parser.prog
+        raise BadRequest(f"{command}: there is no {' '.join(unknown)!r}; `{command} --help` tells what there is")
+    return given
+
+
+def _workers(text: str) -> int:
+    """Read a number of processes."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be 1 to 1024, got {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hcoco",
         description="Turn COCO photographs of people into training data for image harmonization.",
         epilog=_EPILOG,
@@ -82,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as output/sample-1a2b3c4d")
     remake.add_argument("key", metavar="KEY", help="the sample's key, such as 000000000139-000000230831-00")
     remake.add_argument("--to", metavar="DIR", type=Path, help="write the sample's members into this folder")
-    verify.add_argument("--workers", type=int, default=None, help="processes; the cores by default")
+    verify.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
     up = command("up", _up, "bring Prefect server, work pool, deployments and worker up, in the background")
     up.add_argument("--port", type=int, default=None, help="port of the server; a free one near 4217 by default")
     command("down", _down, "stop worker and server that `hcoco up` started")

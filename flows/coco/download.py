@@ -47,7 +47,9 @@ ONE_READ_LIMIT = 1 << 26  # bytes; only a forged central directory makes zipfile
 REDIRECTS = 3
 LONGEST_WAIT_S = 30.0  # of one back-off or `Retry-After`
 PEER_PATIENCE_S = 60.0  # how long another process's part file may stand still before it is given up
-GONE = re.compile(r"the mirror answers (403|404|410)\b|not a plain file name")  # reasons that say: this picture is not to be had
+GONE = re.compile(
+    r"the mirror answers (403|404|410)\b|not a plain file name"
+)  # reasons that say: this picture is not to be had
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be different in a second
 
 Progress = Callable[[int, int, int], None]

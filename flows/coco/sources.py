@@ -17,6 +17,10 @@ from flows.coco.download import GONE, SUBSETS, Mirror, fetch_annotations, fetch_
 from flows.errors import BadRequest
 from flows.settings import COCO_BASE
 
+_ID_LINE: Final = re.compile(
+    r"(?:.*/)?c(\d{1,12})(?:_\d+){0,2}\.[a-z]+"  # iHarmony4: c139.jpg, c139_1640.png, c139_1640_1.jpg
+    r"|(?:.*/)?(?:COCO_[A-Za-z0-9]+_)?(\d{1,12})(?:\.[A-Za-z]+)?"  # COCO, or a bare id
+)
 _PEOPLE_COLUMNS: Final = ("id", "image_id", "iscrowd", "area", "segmentation")
 
 
@@ -166,7 +170,7 @@ def read_ids(path: Path | None) -> frozenset[int]:
     if path is None:
         return frozenset()
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BadRequest(f"cannot read the list of excluded ids {path}: {error}") from None
     ids = set()
@@ -174,7 +178,7 @@ def read_ids(path: Path | None) -> frozenset[int]:
         text = line.split("#", maxsplit=1)[0].strip()
         if not text:
             continue
-        found = re.fullmatch(r"(?:.*/)?c(\d+)_\d+_\d+\.[a-z]+|(?:.*[^0-9])?(\d{1,12})(?:\.[A-Za-z]+)?", text)
+        found = _ID_LINE.fullmatch(text)
         if not found:
             raise BadRequest(f"{path}, line {number}: {text[:60]!r} holds no image id; write one id a line")
         ids.add(int(found.group(1) or found.group(2)))

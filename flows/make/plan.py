@@ -278,13 +278,20 @@ def _is_begun(layout: Layout) -> bool:
 
 def _absolute(settings: BuildSettings, root: Path) -> BuildSettings:
     """Take relative paths from `root`."""
+
+    def absolute(value: str | Path) -> Path:
+        try:
+            return (root / Path(value).expanduser()).resolve()
+        except (OSError, RuntimeError) as error:  # a circle of links, or no such user
+            raise BadRequest(f"the path {str(value)!r} leads nowhere ({error}); mend it") from None
+
     changes: dict[str, Any] = {
-        name: (root / Path(value).expanduser()).resolve()
+        name: absolute(value)
         for name in ("images", "annotations", "output", "exclude_ids")
         if (value := getattr(settings, name)) is not None
     }
     if settings.source != "sample" and not settings.source.startswith("coco:"):
-        changes["source"] = str((root / Path(settings.source).expanduser()).resolve())
+        changes["source"] = str(absolute(settings.source))
     return settings.model_copy(update=changes)
 
 

@@ -36,6 +36,7 @@ def only_build(layout: Layout) -> Iterator[None]:
             ) from None
         _sweep(layout)
         yield
+        _sweep(layout)  # workers that died on the way leave something too
 
 
 def _sweep(layout: Layout) -> None:

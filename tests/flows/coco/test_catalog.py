@@ -109,7 +109,7 @@ def test_an_interrupted_catalogue_leaves_nothing_behind(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(catalog_module.pq, "write_table", full)
+        patch.setattr("pyarrow.parquet.write_table", full)
         with pytest.raises(OSError, match="No space"):
             catalogue(tmp_path, BASE)
     assert list((tmp_path / "cache" / "catalog").iterdir()) == []
@@ -262,7 +262,9 @@ STRANGE: dict[str, tuple[object, float]] = {
 
 
 @pytest.mark.parametrize(("segmentation", "expected"), STRANGE.values(), ids=STRANGE.keys())
-def test_a_strange_segmentation_without_area_does_no_harm(tmp_path: Path, segmentation: object, expected: float) -> None:
+def test_a_strange_segmentation_without_area_does_no_harm(
+    tmp_path: Path, segmentation: object, expected: float
+) -> None:
     """Its area is nothing where no polygon is one, and everything where only the mask can tell; never a failure."""
     made = catalogue(tmp_path, changed("annotations", 0, area=None, segmentation=segmentation))
     assert made.people(columns=["area"])["area"][0].as_py() == expected

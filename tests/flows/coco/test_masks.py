@@ -77,7 +77,9 @@ def test_a_part_that_is_no_polygon_is_left_out() -> None:
     np.testing.assert_array_equal(decode([[1, 1, 40, 40], good, [1, 1, 40, 1, 40, 40, 7], "x", None]), decode([good]))
 
 
-@given(st.lists(st.floats(-200, 200).map(lambda v: round(v, 2)), min_size=6, max_size=16).filter(lambda p: not len(p) % 2))
+@given(
+    st.lists(st.floats(-200, 200).map(lambda v: round(v, 2)), min_size=6, max_size=16).filter(lambda p: not len(p) % 2)
+)
 @settings(max_examples=150, deadline=None)
 def test_polygons_are_rasterised_by_cocos_rule(polygon: list[float]) -> None:
     """Polygons inside, across and outside the frame come out as pycocotools has them."""
@@ -202,7 +204,10 @@ def test_a_truncated_string_is_refused(cut: int) -> None:
         decode({**whole, "counts": whole["counts"][:-cut]})
 
 
-@given(st.binary(max_size=60) | st.text(max_size=40).map(lambda text: json.dumps({"size": [5, 7], "counts": text}).encode()))
+@given(
+    st.binary(max_size=60)
+    | st.text(max_size=40).map(lambda text: json.dumps({"size": [5, 7], "counts": text}).encode())
+)
 @settings(max_examples=200, deadline=None)
 def test_any_bytes_give_a_mask_or_a_value_error(data: bytes) -> None:
     """Nothing but a mask of the right size, or ValueError, comes out."""

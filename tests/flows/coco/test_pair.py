@@ -12,7 +12,9 @@ from flows.coco.select import SPLITS, Screened, split_of
 Edit = tuple[int, int, int, int, int]
 
 
-def photograph(image_id: int, *, row: int = 0, people: int = 1, dropped: Sequence[int] = (), reason: str | None = None) -> Screened:
+def photograph(
+    image_id: int, *, row: int = 0, people: int = 1, dropped: Sequence[int] = (), reason: str | None = None
+) -> Screened:
     """Return a photograph after its screening; `dropped` are the places of people that cannot be subjects."""
     rows = tuple(range(10 * row, 10 * row + people))
     why = tuple("pixels" if place in dropped else None for place in range(people))

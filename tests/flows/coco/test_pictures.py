@@ -149,7 +149,9 @@ def test_broken_exif_harms_nobody() -> None:
     assert not screen(data, width=WIDTH, height=HEIGHT).greyscale
 
 
-@pytest.mark.parametrize(("width", "height"), [(WIDTH + 1, HEIGHT), (WIDTH, HEIGHT - 1), (2 * WIDTH, 2 * HEIGHT), (1, 1)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(WIDTH + 1, HEIGHT), (WIDTH, HEIGHT - 1), (2 * WIDTH, 2 * HEIGHT), (1, 1)]
+)
 def test_another_size_is_a_mismatch(width: int, height: int) -> None:
     """Both the screening and the decoding tell that the size is not the annotated one."""
     assert reason_of(encode(PHOTO), width=width, height=height) == "size_mismatch"
@@ -217,7 +219,13 @@ def test_a_header_of_a_huge_picture_costs_nothing(kind: str) -> None:
 def test_mutated_files_are_read_or_dropped() -> None:
     """Whatever bytes are changed, screening answers with a screening or a reason, and never warns."""
     rng = random.Random(11)
-    seeds = [*COLOURED.values(), *GREY.values(), encode(PHOTO, exif=oriented(6)), encode(PHOTO, "PNG", exif=oriented(6))]
+    reasons = set()
+    seeds = [
+        *COLOURED.values(),
+        *GREY.values(),
+        encode(PHOTO, exif=oriented(6)),
+        encode(PHOTO, "PNG", exif=oriented(6)),
+    ]
     for _ in range(1500):
         data = bytearray(rng.choice(seeds))
         for _ in range(rng.choice([1, 3, 8])):
@@ -225,7 +233,8 @@ def test_mutated_files_are_read_or_dropped() -> None:
         try:
             screen(bytes(data[: rng.randrange(1, 2 * len(data))]), width=WIDTH, height=HEIGHT)
         except BadPicture as bad:
-            assert bad.reason in {"unreadable", "size_mismatch"}
+            reasons.add(bad.reason)
+    assert reasons == {"unreadable", "size_mismatch"}
 
 
 @pytest.mark.parametrize(
@@ -242,7 +251,9 @@ def test_names_that_leave_the_folder_are_refused(name: str) -> None:
     assert caught.value.reason == "unreadable"
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "train/x.jpg", "Ünïcode ☃.jpg", "a b.jpg", "..x.jpg", "x..jpg", "'; rm -rf.jpg", "a\nb.jpg"])
+@pytest.mark.parametrize(
+    "name", ["x.jpg", "train/x.jpg", "Ünïcode ☃.jpg", "a b.jpg", "..x.jpg", "x..jpg", "'; rm -rf.jpg", "a\nb.jpg"]
+)
 def test_strange_names_inside_the_folder_are_fine(name: str) -> None:
     """Spaces, line breaks and letters of any script name files like others."""
     assert locate(Path("photographs"), name) == Path("photographs") / name

@@ -286,7 +286,9 @@ def test_everybody_is_counted_once(folder: Folder) -> None:
     kinds = [*BESIDE.values(), *ALONE.values()]
     for number, (annotation, _) in enumerate(kinds * 2):
         picture = FILES["grey" if number % 5 == 0 else "half"][0] if number % 3 == 0 else COLOURED
-        folder.add(10 + number, person(), {**annotation, **({"id": 10**5 + number} if number % 2 else {})}, picture=picture)
+        folder.add(
+            10 + number, person(), {**annotation, **({"id": 10**5 + number} if number % 2 else {})}, picture=picture
+        )
     folder.add(500, {"category_id": 2, "segmentation": BODY}).add(501)
     looked_at, at_the_end, _ = folder.select(exclude_ids=[12, 15])
     people = sum(annotation["category_id"] == 1 for annotation in folder.instances["annotations"])
@@ -355,7 +357,20 @@ def test_splits_that_never_change() -> None:
     assert {image_id: split_of(image_id) for image_id in KNOWN_SPLITS} == KNOWN_SPLITS
 
 
-KNOWN_SPLITS = {0: 'train', 1: 'train', 3: 'val', 9: 'train', 24: 'test', 25: 'val', 139: 'train', 285: 'train', 724: 'train', 397133: 'train', 581929: 'train', 999999999999: 'train'}
+KNOWN_SPLITS = {
+    0: "train",
+    1: "train",
+    3: "val",
+    9: "train",
+    24: "test",
+    25: "val",
+    139: "train",
+    285: "train",
+    724: "train",
+    397133: "train",
+    581929: "train",
+    999999999999: "train",
+}
 
 
 def test_splits_are_80_10_10() -> None:
