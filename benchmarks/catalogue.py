@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,9 +32,11 @@ COMPACT = (",", ":")
 
 @dataclass(frozen=True)
 class Measured:
-    """One process: seconds of its work and in all, and MB at the peak, whole and without pages of files."""
+    """One process: seconds of its work, its CPU's, those of looking at photographs; MB at the peak, whole and no file's."""
 
     work_s: float
+    cpu_s: float
+    look_s: float
     whole_s: float
     peak_mb: float
     anonymous_mb: float
@@ -59,11 +61,11 @@ def write_large(coco: Path, file: Path, *, images: Path, instances: int) -> int:
     return repeats * len(image_records)
 
 
-def _numbered(
-    records: list[dict[str, Any]], count: int, *, place: dict[int, int] | None = None
-) -> Iterator[str]:
+def _numbered(records: list[dict[str, Any]], count: int, *, place: dict[int, int] | None = None) -> Iterator[str]:
     """Yield JSON texts of so many records, repeated, their ids counted from 1, and `image_id` where `place` is given."""
-    texts = [json.dumps({k: v for k, v in r.items() if k not in {"id", "image_id"}}, separators=COMPACT) for r in records]
+    texts = [
+        json.dumps({k: v for k, v in r.items() if k not in {"id", "image_id"}}, separators=COMPACT) for r in records
+    ]
     for number in range(count):
         repeat, which = divmod(number, len(records))
         ids = f'"id":{number + 1}'
@@ -79,6 +81,21 @@ def _write_list(out: IO[str], name: str, texts: Iterator[str]) -> None:
     out.write("]")
 
 
+@dataclass
+class Looking:
+    """Stands in for the builtin `map`, and adds up the seconds that the mapped function takes."""
+
+    seconds: float = 0.0
+
+    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Yield the function's results."""
+        for item in items:
+            began = time.perf_counter()
+            result = function(item)
+            self.seconds += time.perf_counter() - began
+            yield result
+
+
 def open_with_pycocotools(file: Path) -> Callable[[], object]:
     """Prepare what everybody does."""
     from pycocotools.coco import COCO  # noqa: PLC0415 - each process imports what it measures
@@ -86,13 +103,13 @@ def open_with_pycocotools(file: Path) -> Callable[[], object]:
     return lambda: COCO(str(file))
 
 
-def plan(file: Path, *, images: Path, output: Path, samples: int) -> Callable[[], object]:
+def plan(file: Path, *, images: Path, output: Path, samples: int, looking: Looking) -> Callable[[], object]:
     """Prepare the planning of a run: catalogue, selection, the look at photographs, pairs, the plan's files."""
     from flows.make.plan import plan_run  # noqa: PLC0415 - as above
     from flows.settings import parse_settings  # noqa: PLC0415
 
     values = {"images": images, "annotations": file, "output": output, "samples": samples, "workers": 1}
-    return lambda: plan_run(parse_settings({"source": str(images), **values}))
+    return lambda: plan_run(parse_settings({"source": str(images), **values}), over=looking.map)
 
 
 def select(file: Path, *, images: Path) -> Callable[[], object]:
@@ -121,23 +138,24 @@ def measure(what: str, folder: Path, *, samples: int) -> Measured:
         answer = process.stdout.read().splitlines()[-1] if process.stdout else ""
     if process.returncode:
         raise SystemExit(process.returncode)
-    work_s, peak_kb = json.loads(answer)
-    return Measured(work_s, whole_s, peak_kb / 1024, anonymous / 1024)
+    work_s, cpu_s, look_s, peak_kb = json.loads(answer)
+    return Measured(work_s, cpu_s, look_s, whole_s, peak_kb / 1024, anonymous / 1024)
 
 
 def _measure_here(what: str, folder: Path, samples: int) -> None:
     """Do one measurement in this process and print its seconds and its peak in KB."""
     file, images = folder / "instances_large.json", folder / "images"
+    looking = Looking()
     if what == "pycocotools":
         work = open_with_pycocotools(file)
     elif what == "select":
         work = select(file, images=images)
     else:
-        work = plan(file, images=images, output=folder / "output", samples=samples)
-    began = time.perf_counter()
+        work = plan(file, images=images, output=folder / "output", samples=samples, looking=looking)
+    began, cpu_began = time.perf_counter(), time.process_time()
     result = work()
-    seconds = time.perf_counter() - began
-    print(json.dumps([seconds, _status_kb(os.getpid(), "VmHWM")]))
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    print(json.dumps([seconds, cpu_seconds, looking.seconds, _status_kb(os.getpid(), "VmHWM")]))
     del result
 
 
@@ -200,17 +218,21 @@ def _table(rows: dict[str, list[Measured]], *, samples: int) -> Table:
         "select": "selection among all photographs by annotation alone, catalogue cached",
         "again": "the same run once more, catalogue and plan there",
     }
-    table = Table(["", "s", "s with start and imports", "peak MB", "of it no file's pages", "peak of pycocotools'"])
+    times = ("s", "of it looking at photographs", "CPU s", "s with start and imports")
+    table = Table(["", *times, "peak MB", "of it no file's pages", "peak, share of pycocotools'"])
     middle = {case: _middle(measured) for case, measured in rows.items()}
     for case, name in names.items():
         m = middle[case]
         share = m.peak_mb / middle["pycocotools"].peak_mb
-        table.add(name, f"{m.work_s:.2f}", f"{m.whole_s:.2f}", f"{m.peak_mb:.0f}", f"{m.anonymous_mb:.0f}", f"{share:.2f}")
+        seconds = (m.work_s, m.look_s, m.cpu_s, m.whole_s)
+        table.add(name, *(f"{s:.2f}" for s in seconds), f"{m.peak_mb:.0f}", f"{m.anonymous_mb:.0f}", f"{share:.2f}")
     return table
 
 
 def _middle(measured: list[Measured]) -> Measured:
     return Measured(
+        cpu_s=statistics.median(m.cpu_s for m in measured),
+        look_s=statistics.median(m.look_s for m in measured),
         work_s=statistics.median(m.work_s for m in measured),
         whole_s=statistics.median(m.whole_s for m in measured),
         peak_mb=statistics.median(m.peak_mb for m in measured),

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from queue import Queue
 from typing import Any, cast
 from uuid import UUID
 
@@ -34,7 +34,8 @@ from prefect.tasks import Task
 
 from flows.errors import BadRequest, storage_errors_told
 from flows.make.plan import Planned, describe_plan, plan_run
-from flows.make.run import Finished, finish_run, left_to_make, only_build
+from flows.make.run import Finished, finish_run, left_to_make
+from flows.store.lock import only_build
 from flows.make.shard import Done, make_shard
 from flows.runners import LocalRunner, open_runner
 from flows.settings import COCO_BASE, DEFAULT_FAMILIES, BuildSettings, parse_settings
@@ -131,7 +132,7 @@ def make_shards(planned: Planned, runner: LocalRunner) -> None:
         create_progress_artifact(progress=0.0 if left else 100.0, key="build-progress", description="Samples made"),
     )
     made = kept = 0
-    for done in in_turn(make, [(runner, planned.layout.run, shard.name) for shard in left], at_once=runner.workers):
+    for done in as_done(make, [(runner, planned.layout.run, shard.name) for shard in left], at_once=runner.workers + 1):
         made, kept = made + done.planned, kept + done.kept
         rate = made / (time.monotonic() - began)
         logger.info(
@@ -167,14 +168,15 @@ def make(runner: LocalRunner, run: Path, name: str) -> Done:
         return runner.call(make_shard, run, name)
 
 
-def in_turn(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_once: int) -> Iterator[Done]:
-    """Submit a task for each of the arguments, `at_once` under way; yield the results in the order of submission."""
-    waiting = deque(arguments)
-    under_way: deque[PrefectFuture[Done]] = deque()
-    while waiting or under_way:
-        while waiting and len(under_way) < at_once + 1:
-            under_way.append(work.submit(*waiting.popleft()))
-        yield under_way.popleft().result()
+def as_done(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_once: int) -> Iterator[Done]:
+    """Submit a task for each of the arguments, `at_once` under way; yield the results as they come."""
+    ended: Queue[PrefectFuture[Done]] = Queue()
+    for number, each in enumerate(arguments):
+        if number >= at_once:
+            yield ended.get().result()
+        work.submit(*each).add_done_callback(ended.put)
+    for _ in range(min(at_once, len(arguments))):
+        yield ended.get().result()
 
 
 @task(task_run_name="finish", cache_policy=NO_CACHE, persist_result=False)

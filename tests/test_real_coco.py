@@ -50,7 +50,10 @@ def test_every_planned_sample_was_attempted(run: Layout) -> None:
 def test_about_half_of_the_attempts_pass_the_gates(run: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     """At least half of all attempts pass, and no family falls far behind; 20 a family are too few to be strict."""
     rows = rows_of(run)
-    made, kept = (Counter(row["family"] for row in rows if row["status"] in status) for status in (("kept", "rejected"), ("kept",)))
+    made, kept = (
+        Counter(row["family"] for row in rows if row["status"] in status)
+        for status in (("kept", "rejected"), ("kept",))
+    )
     with capsys.disabled():
         shares = ", ".join(f"{family} {kept[family]}/{made[family]}" for family in sorted(made))
         print(f"\npassed the closed-form gates: {shares}; {Counter(row['reason'] for row in rows)}")  # noqa: T201
@@ -73,7 +76,9 @@ def test_the_background_is_identical_and_the_subject_is_not(run: Layout) -> None
                     ("mask.png", cv2.IMREAD_UNCHANGED),
                 )
             )
-            blocks = cv2.dilate((alpha > 0).astype(np.uint8), np.ones((15, 15), np.uint8)) > 0  # holds every touched block
+            blocks = (
+                cv2.dilate((alpha > 0).astype(np.uint8), np.ones((15, 15), np.uint8)) > 0
+            )  # holds every touched block
             assert not (real != composite)[~blocks].any()
             inside = alpha > 127
             effect = float(((real - composite).astype(np.float64) ** 2)[inside].mean())

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.coco.masks import decode_mask
+from flows.coco.masks import decode_mask, scale_mask
 from flows.coco.pictures import BadPicture, locate, read_bytes, scaled_size, screen
 from flows.coco.sources import Source
 
@@ -283,7 +283,7 @@ def _judge_people(candidate: Candidate, *, max_side: int | None) -> tuple[float,
         share = float(np.count_nonzero(mask)) / pixels
         if share == 0:
             reasons.append("degenerate")
-        elif share * width * height < MIN_SUBJECT_PIXELS:
+        elif np.count_nonzero(scale_mask(mask, height=height, width=width)) < MIN_SUBJECT_PIXELS:
             reasons.append("pixels")
         else:
             reasons.append(None if MIN_SUBJECT_SHARE <= share <= MAX_SUBJECT_SHARE else "area")

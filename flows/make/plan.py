@@ -29,6 +29,7 @@ from flows.coco.sources import Source, open_source, read_ids
 from flows.errors import BadRequest
 from flows.settings import BuildSettings, fingerprint, identity
 from flows.store.layout import Layout, write_bytes, writing
+from flows.store.lock import only_build
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Yields a function's results in the order of the items: the builtin `map`, or that of a pool of processes."""
@@ -167,26 +168,26 @@ def plan_run(
     inputs = {"annotations": source.digests, "excluded": _digest_ids(excluded)}
     this = identity(settings, inputs=inputs)
     layout = Layout(settings.output / (settings.run or f"{source.label}-{fingerprint(this)}"))
-    earlier = read_plan(layout) if layout.plan.is_file() else None
-    if earlier is not None:
-        _check_same(earlier, this, layout)
-        if _covers(earlier, settings):
-            return Planned(layout, earlier, _expected_bytes(earlier), 0, None)
-        check_code(earlier, layout)
-    elif layout.run.exists() and not _is_begun(layout):
+    if layout.run.exists() and not layout.plan.is_file() and not _is_begun(layout):
         raise BadRequest(f"{layout.run} exists and is no run of hcoco; choose another --run or --output")
-
-    candidates, selection, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
-    plan = _write_plan(
-        layout,
-        settings=settings,
-        this=this,
-        source=source,
-        candidates=candidates,
-        pairs=pairs,
-        selection=selection,
-        earlier=earlier,
-    )
+    with only_build(layout):
+        earlier = read_plan(layout) if layout.plan.is_file() else None
+        if earlier is not None:
+            _check_same(earlier, this, layout)
+            if _covers(earlier, settings):
+                return Planned(layout, earlier, _expected_bytes(earlier), 0, None)
+            check_code(earlier, layout)
+        candidates, selection, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
+        plan = _write_plan(
+            layout,
+            settings=settings,
+            this=this,
+            source=source,
+            candidates=candidates,
+            pairs=pairs,
+            selection=selection,
+            earlier=earlier,
+        )
     note = None
     if settings.samples is not None and plan.planned < settings.samples:
         note = (
@@ -273,7 +274,9 @@ def code_version() -> dict[str, str]:
 
 def _is_begun(layout: Layout) -> bool:
     """Say whether a folder without plan.json holds nothing but what an interrupted planning leaves."""
-    return layout.run.is_dir() and {path.name for path in layout.run.iterdir()} <= {".lock", "plan"}
+    return layout.run.is_dir() and all(
+        path.name.startswith(".") or path.name == "plan" for path in layout.run.iterdir()
+    )
 
 
 def _absolute(settings: BuildSettings, root: Path) -> BuildSettings:
@@ -403,13 +406,16 @@ def _write_plan(
         per_shard=settings.planned_per_shard,
         max_side=settings.max_side,
     )
-    if not shards and not known:
+    if not shards:
         layout.plan_part(number).unlink(missing_ok=True)
+    if not shards and earlier is None:
         raise BadRequest(_nothing_to_plan(selection))
     if known:
         raise BadRequest(
             f"{layout.run} was planned from other photographs than the source holds now; choose another --run"
         )
+    if not shards and earlier is not None:
+        return earlier
     if shards:
         digest = hashlib.sha256(layout.plan_part(number).read_bytes()).hexdigest()
         parts.append({"path": layout.relative(layout.plan_part(number)), "sha256": digest})

@@ -1,11 +1,8 @@
-"""The steps of a build around its shards: one build at a time, what is left to do, and the end."""
+"""The steps of a build around its shards: what is left to do, and the end."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,39 +14,6 @@ from flows.make.plan import Plan, ShardPlan, check_code
 from flows.make.shard import Done, read_done
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import make_manifest
-
-
-@contextmanager
-def only_build(layout: Layout) -> Iterator[None]:
-    """Hold the run's lock; the system gives it back when the process ends, however it ends.
-
-    Raises:
-        BadRequest: Another build is at work in the same run.
-    """
-    layout.run.mkdir(parents=True, exist_ok=True)
-    with layout.lock.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadRequest(
-                f"another build is at work in {layout.run}; wait for it, or choose another --run"
-            ) from None
-        _sweep(layout)
-        yield
-        _sweep(layout)  # workers that died on the way leave something too
-
-
-def _sweep(layout: Layout) -> None:
-    """Remove what builds that were killed in the middle of a write left beside its place.
-
-    The plan's folder is left alone: another build may be planning, which it does before it asks for the lock.
-    """
-    for folder in (layout.shard, layout.rejected, layout.index, layout.done):
-        for path in folder("x").parent.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
-    for file in (layout.manifest, layout.report):
-        for path in file.parent.glob(f".{file.name}-*.tmp"):
-            path.unlink(missing_ok=True)
 
 
 def left_to_make(layout: Layout, plan: Plan) -> list[ShardPlan]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +12,8 @@ import pytest
 
 from flows.errors import BadRequest
 from flows.make.plan import plan_run
-from flows.make.run import finish_run, left_to_make, only_build
+from flows.make.run import finish_run, left_to_make
+from flows.store.lock import only_build
 from flows.make.shard import make_shard
 from flows.make.verify import verify_run
 from flows.runners import TRIES, LocalRunner, open_runner
@@ -65,7 +67,7 @@ def test_workers_compute_with_one_thread(two: LocalRunner) -> None:
 
 def test_errors_of_a_worker_arrive_as_they_are(two: LocalRunner) -> None:
     """A bad request stays one, and an error of the disk keeps its number and file; the pool goes on."""
-    with pytest.raises(BadRequest, match="^no bread$"):
+    with pytest.raises(BadRequest, match=r"^no bread$"):
         two.call(deeds.refuse, "bread")
     with pytest.raises(OSError, match="No space left") as caught:
         two.call(deeds.fill_disk, "x.tar")
@@ -110,16 +112,14 @@ def test_no_process_starts_before_there_is_work() -> None:
 def test_an_error_stops_the_workers_at_once() -> None:
     """Where an error passes, nothing waits for work that nobody wants any more."""
     runner = LocalRunner(1)
+    pid = runner.call(deeds.describe, 0)["pid"]
     with pytest.raises(RuntimeError, match="enough"), runner:
-        pid = runner.call(deeds.describe, 0)["pid"]
         raise RuntimeError("enough")
     assert runner._pool is None
     _wait_until_gone(pid)  # type: ignore[arg-type]
 
 
 def _wait_until_gone(pid: int) -> None:
-    import time
-
     for _ in range(100):
         try:
             os.kill(pid, 0)

@@ -27,12 +27,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def sleeper(*words: str, root: Path | None = None) -> Iterator[Process]:
     """Start a process that only sleeps, with more words on its command line, marked as ours where `root` is given."""
     environment = dict(os.environ) | ({} if root is None else {MARKER: str(root)})
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", *words], env=environment)
-    try:
-        yield Process(child.pid, started_of(child.pid))
-    finally:
-        child.kill()
-        child.wait()
+    code = "import time; print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code, *words], env=environment, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # before it speaks, /proc may not show its words and environment yet
+        try:
+            yield Process(child.pid, started_of(child.pid))
+        finally:
+            child.kill()
 
 
 def started_of(pid: int) -> str:

@@ -10,12 +10,16 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from flows.make.plan import Planned, plan_run
-from flows.make.run import Finished, finish_run, left_to_make, only_build
+from flows.make.run import Finished, finish_run, left_to_make
+from flows.store.lock import only_build
 from flows.make.shard import make_shard
 from flows.settings import BuildSettings, parse_settings
 from flows.store.layout import Layout
 
 FOLDERS = ("shards", "rejected", "index")
+
+WHOLE: Mapping[str, Any] = {"samples": 22, "seed": 4}
+"""Settings of the run that the tests of `flows/make` share: over the tiny folder it has `train` and `val` samples."""
 
 
 def settings_for(source: Path, output: Path, **more: Any) -> BuildSettings:

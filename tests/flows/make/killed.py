@@ -16,6 +16,7 @@ from pathlib import Path
 from flows.store.layout import Layout
 from tests.flows.make.building import hashes, make_left, plan_in
 
+
 def build(source: Path, output: Path) -> Path:
     """Plan and make the run."""
     planned = plan_in(source, output, samples=6, shard_size=4)
@@ -45,12 +46,12 @@ def kill_at(point: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(descriptor)
 
-    os.fsync = fsync
+    os.fsync = fsync  # type: ignore[assignment]
 
 
 def main(source: Path, output: Path) -> None:
     """Kill one write later each time, until a build comes through unharmed."""
-    outcome = []
+    outcome: list[dict[str, object]] = []
     killed = True
     while killed:
         place = output / f"point-{len(outcome) + 1}"

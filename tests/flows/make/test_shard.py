@@ -9,6 +9,7 @@ import pytest
 
 from augment import Recipe
 from flows.make import shard as shard_module
+from flows.make.compose import Made, recipe_of
 from flows.make.judge import judge
 from flows.make.plan import read_plan, read_planned
 from flows.make.shard import judge_made, make_shard, read_done
@@ -99,7 +100,7 @@ def test_a_shard_whose_file_is_not_whole_is_made_again(
     damaged_run: Layout, whole_run: Layout, folder: str, spoil: str
 ) -> None:
     """A deleted, cut or grown file makes its shard count as not done; making it again mends every byte."""
-    path = sorted((damaged_run.run / folder).iterdir())[0]
+    path = min((damaged_run.run / folder).iterdir())
     size = path.stat().st_size
     if spoil == "deleted":
         path.unlink()
@@ -179,8 +180,8 @@ def test_an_empty_tar_is_not_written_and_an_old_one_is_taken_away(tiny_coco: Pat
 def test_an_unreadable_sample_needs_no_gates(whole_run: Layout) -> None:
     """A failure comes before any gate."""
     row = read_planned(whole_run, read_plan(whole_run).shards[0])[0]
-    recipe = shard_module.recipe_of(row["key"], seed=0, families={"mkl": 1.0})
-    made = shard_module.Made(row["key"], {}, recipe, {}, {}, None, None, failure="unreadable")
+    recipe = recipe_of(row["key"], seed=0, families={"mkl": 1.0})
+    made = Made(row["key"], {}, recipe, {}, {}, None, None, failure="unreadable")
     verdict = judge_made(made)
     assert (verdict.reason, verdict.value, verdict.limit, verdict.kept) == ("unreadable", None, None, False)
     record = shard_module.record_of(row, made, verdict)

@@ -50,9 +50,15 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 def test_nothing_is_left_after_an_exception(tmp_path: Path, error: type[BaseException]) -> None:
     """An exception of any kind leaves no file: neither the new one nor a temporary one."""
-    with pytest.raises(error), writing(tmp_path / "a.json") as file:
-        file.write(b"half")
-        raise error
+    path = tmp_path / "a.json"
+
+    def break_off() -> None:
+        with writing(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        break_off()
     assert not list(tmp_path.iterdir())
 
 

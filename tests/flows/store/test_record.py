@@ -15,10 +15,10 @@ from augment.checks import LIMITS
 from augment.edit import NOTE_KEYS
 from flows.store.record import FIELDS, GATES, INDEX, NOTES, RECIPE, encode_record, flatten, index_table, make_record
 
-FORMAT_FIELDS = (
-    "key stage split status reason value limit gates family strength foreground_mse psnr score threshold "
-    "seen_by_gate recipe target reference"
-).split()
+FORMAT_FIELDS = [
+    *("key", "stage", "split", "status", "reason", "value", "limit", "gates", "family", "strength", "foreground_mse"),
+    *("psnr", "score", "threshold", "seen_by_gate", "recipe", "target", "reference"),
+]
 PERSON_FIELDS = ["image_id", "annotation_id", "license", "coco_url", "flickr_url"]
 
 
