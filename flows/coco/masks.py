@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 Mask = NDArray[np.bool_]
+
+Runs = dict[str, Any]
+"""A mask as pycocotools' compressed run lengths."""
 
 MAX_PIXELS: Final = 100_000_000
 """Most pixels of a mask; a run-length code of a few bytes can claim any size."""
@@ -24,7 +28,32 @@ fro across the frame asks for gigabytes."""
 
 
 def decode_mask(segmentation: bytes, *, height: int, width: int) -> Mask:
-    """Decode one instance's segmentation.
+    """Decode one instance's segmentation to bool (height, width).
+
+    Arguments and errors are those of `encode_mask`.
+    """
+    return decode_runs(encode_mask(segmentation, height=height, width=width))
+
+
+def decode_runs(runs: Runs) -> Mask:
+    """Draw run lengths as bool (height, width)."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # pycocotools 2.0.11 with numpy 2
+        return np.asarray(coco_mask.decode(runs), dtype=np.bool_)
+
+
+def area_of(mask: Runs) -> float:
+    """Count the pixels of a mask, without drawing it."""
+    return float(coco_mask.area(mask))
+
+
+def union_of(masks: Sequence[Runs]) -> Runs:
+    """Unite masks of one size, at least one."""
+    union: Runs = coco_mask.merge(list(masks))
+    return union
+
+
+def encode_mask(segmentation: bytes, *, height: int, width: int) -> Runs:
+    """Read one instance's segmentation as run lengths.
 
     Args:
         segmentation: JSON text of COCO's `segmentation`: a list of polygons `[x0, y0, x1, y1, ...]`, or an object
@@ -33,7 +62,7 @@ def decode_mask(segmentation: bytes, *, height: int, width: int) -> Mask:
         width: Columns of the photograph.
 
     Returns:
-        bool (height, width), rasterised by COCO's own rule (pycocotools).
+        The mask's runs; polygons are rasterised by COCO's own rule (pycocotools).
 
     Raises:
         ValueError: The text is none of these, has no polygon of three finite points, or claims another size.
@@ -45,9 +74,9 @@ def decode_mask(segmentation: bytes, *, height: int, width: int) -> Mask:
     except (ValueError, RecursionError):
         raise ValueError("segmentation is not JSON") from None
     if isinstance(value, list):
-        return _decode_polygons(value, height=height, width=width)
+        return _encode_polygons(value, height=height, width=width)
     if isinstance(value, dict):
-        return _decode_runs(value, height=height, width=width)
+        return _encode_runs(value, height=height, width=width)
     raise ValueError(f"segmentation must be polygons or run lengths, got {type(value).__name__}")
 
 
@@ -61,7 +90,7 @@ def scale_mask(mask: Mask, *, height: int, width: int) -> Mask:
     return np.asarray(covered > 127)
 
 
-def _decode_polygons(polygons: list[Any], *, height: int, width: int) -> Mask:
+def _encode_polygons(polygons: list[Any], *, height: int, width: int) -> Runs:
     kept = []
     numbers = 0
     path = 0.0
@@ -87,12 +116,10 @@ def _decode_polygons(polygons: list[Any], *, height: int, width: int) -> Mask:
         raise ValueError(f"polygons have {numbers} numbers, more than {MAX_POLYGON_NUMBERS}")
     if not kept:
         raise ValueError("no polygon has three points")
-    runs = coco_mask.frPyObjects(kept, height, width)
-    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # pycocotools 2.0.11 with numpy 2
-        return np.asarray(coco_mask.decode(coco_mask.merge(runs)), dtype=np.bool_)
+    return union_of(coco_mask.frPyObjects(kept, height, width))
 
 
-def _decode_runs(value: dict[str, Any], *, height: int, width: int) -> Mask:
+def _encode_runs(value: dict[str, Any], *, height: int, width: int) -> Runs:
     size, counts = value.get("size"), value.get("counts")
     if size != [height, width]:
         raise ValueError(f"run lengths are for size {size!r}, the photograph has {[height, width]}")
@@ -106,8 +133,8 @@ def _decode_runs(value: dict[str, Any], *, height: int, width: int) -> Mask:
         raise ValueError("counts must be run lengths or COCO's compressed string")
     if lengths.size == 0 or lengths.min() < 0 or int(lengths.sum()) != height * width:
         raise ValueError(f"run lengths do not add up to {height * width} pixels")
-    inside = np.arange(lengths.size) % 2 == 1
-    return np.ascontiguousarray(np.repeat(inside, lengths).reshape(width, height).T)
+    runs: Runs = coco_mask.frPyObjects({"size": [height, width], "counts": lengths.tolist()}, height, width)
+    return runs
 
 
 def _read_compressed(text: str) -> list[int]:

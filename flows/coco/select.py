@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.coco.masks import decode_mask, scale_mask
+from flows.coco.masks import Runs, area_of, decode_runs, encode_mask, scale_mask, union_of
 from flows.coco.pictures import BadPicture, locate, read_bytes, scaled_size, screen
 from flows.coco.sources import Source
 
@@ -169,21 +170,31 @@ class Candidates:
 
     def _candidate(self, row: int) -> Candidate:
         image = self.images.slice(row, 1).to_pylist()[0]
-        people = range(int(self.starts[row]), int(self.stops[row]))
+        people = tuple(range(int(self.starts[row]), int(self.stops[row])))
         try:
             path: Path | None = locate(self.source.subsets[image["subset"]].images, image["file_name"])
         except BadPicture:
             path = None
-        segmentations = self.people["segmentation"].slice(people.start, len(people)).to_pylist()
         return Candidate(
             image_id=image["id"],
             image_row=row,
-            people_rows=tuple(people),
+            people_rows=people,
             path=path,
             width=image["width"],
             height=image["height"],
-            segmentations=tuple(segmentations),
+            segmentations=tuple(self.segmentation(person) for person in people),
         )
+
+    def segmentation(self, row: int) -> bytes:
+        """Return the segmentation, as JSON text, of a row of `people`."""
+        segmentations, places = self._segmentations
+        text: bytes = segmentations[int(places[row])].as_py()
+        return text
+
+    @cached_property
+    def _segmentations(self) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
+        """Read when the first is asked for: sorting and filtering them with the other columns would copy them all."""
+        return self.source.segmentations(), self.people["place"].to_numpy()
 
 
 def select_by_annotation(
@@ -271,20 +282,27 @@ def _judge_people(candidate: Candidate, *, max_side: int | None) -> tuple[float,
     """Return the share that all people cover together, and why each of them cannot be a subject."""
     width, height = scaled_size(width=candidate.width, height=candidate.height, max_side=max_side)
     pixels = candidate.width * candidate.height
-    covered = np.zeros((candidate.height, candidate.width), dtype=np.bool_)
+    masks: list[Runs] = []
     reasons: list[str | None] = []
     for segmentation in candidate.segmentations:
         try:
-            mask = decode_mask(segmentation, height=candidate.height, width=candidate.width)
+            mask = encode_mask(segmentation, height=candidate.height, width=candidate.width)
         except ValueError:
             reasons.append("degenerate")
             continue
-        covered |= mask
-        share = float(np.count_nonzero(mask)) / pixels
+        masks.append(mask)
+        share = area_of(mask) / pixels
         if share == 0:
             reasons.append("degenerate")
-        elif np.count_nonzero(scale_mask(mask, height=height, width=width)) < MIN_SUBJECT_PIXELS:
+        elif _scaled_area(mask, height=height, width=width) < MIN_SUBJECT_PIXELS:
             reasons.append("pixels")
         else:
             reasons.append(None if MIN_SUBJECT_SHARE <= share <= MAX_SUBJECT_SHARE else "area")
-    return float(np.count_nonzero(covered)) / pixels, tuple(reasons)
+    return area_of(union_of(masks)) / pixels if masks else 0.0, tuple(reasons)
+
+
+def _scaled_area(mask: Runs, *, height: int, width: int) -> float:
+    """Count the pixels that a mask has in the size of the build; only a scaled one must be drawn for it."""
+    if mask["size"] == [height, width]:
+        return area_of(mask)
+    return float(np.count_nonzero(scale_mask(decode_runs(mask), height=height, width=width)))

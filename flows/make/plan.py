@@ -465,7 +465,7 @@ def _rows(source: Source, candidates: Candidates, pairs: Iterable[Pair]) -> Iter
             "annotation_id": candidates.people["id"][row].as_py(),
             "subset": source.subsets[image["subset"]].name,
             "crc32": screened.crc32,
-            "segmentation": candidates.people["segmentation"][row].as_py(),
+            "segmentation": candidates.segmentation(row),
             **{name: image[name] for name in ("file_name", "width", "height", "license", "coco_url", "flickr_url")},
         }
         return {f"{prefix}_{name}": values[name] for name, _ in _PERSON_FIELDS}
