@@ -35,10 +35,10 @@ from prefect.tasks import Task
 from flows.errors import BadRequest, storage_errors_told
 from flows.make.plan import Planned, describe_plan, plan_run
 from flows.make.run import Finished, finish_run, left_to_make
-from flows.store.lock import only_build
 from flows.make.shard import Done, make_shard
 from flows.runners import LocalRunner, open_runner
 from flows.settings import COCO_BASE, DEFAULT_FAMILIES, BuildSettings, parse_settings
+from flows.store.lock import only_build
 from flows.view.report import write_report
 
 MOST_AT_ONCE = 1024

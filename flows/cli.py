@@ -148,10 +148,10 @@ def _shown_default(default: object) -> str:
 def _build(given: argparse.Namespace) -> int:
     from flows.make.plan import describe_plan, plan_run
     from flows.make.run import finish_run, left_to_make
-    from flows.store.lock import only_build
     from flows.make.shard import make_shard
     from flows.progress import show_progress, watching
     from flows.runners import open_runner
+    from flows.store.lock import only_build
     from flows.view.report import write_report
 
     settings = _settings(given)

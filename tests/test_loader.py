@@ -47,7 +47,10 @@ def epochs(run: Layout) -> list[list[dict[str, Any]]]:
     shards = sorted(str(path) for path in (run.run / "shards").iterdir())
     assert len(shards) > WORKERS
     dataset = wds.WebDataset(shards, shardshuffle=len(shards), seed=1).shuffle(20).decode("rgb8")
-    loader = DataLoader(dataset, batch_size=4, num_workers=WORKERS, collate_fn=same)
+    # forkserver: forked workers would inherit the threads of a Prefect server that other tests keep in this process
+    loader = DataLoader(
+        dataset, batch_size=4, num_workers=WORKERS, collate_fn=same, multiprocessing_context="forkserver"
+    )
     return [[sample for batch in loader for sample in batch] for _ in range(EPOCHS)]
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from flows.cli import main
-from flows.store.lock import only_build
 from flows.make.verify import verify_run
 from flows.settings import BuildSettings
 from flows.store.layout import Layout
+from flows.store.lock import only_build
 from tests.conftest import write_coco
 from tests.flows.make.building import build_in, differing, hashes, rows_of
 from tests.flows.make.forging import flip

@@ -13,10 +13,10 @@ import pytest
 from flows.errors import BadRequest
 from flows.make.plan import plan_run
 from flows.make.run import finish_run, left_to_make
-from flows.store.lock import only_build
 from flows.make.shard import make_shard
 from flows.make.verify import verify_run
 from flows.runners import TRIES, LocalRunner, open_runner
+from flows.store.lock import only_build
 from tests.flows.make import deeds
 from tests.flows.make.building import build_in, differing, hashes, settings_for
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 
 from flows.make.plan import Planned, plan_run
 from flows.make.run import Finished, finish_run, left_to_make
-from flows.store.lock import only_build
 from flows.make.shard import make_shard
 from flows.settings import BuildSettings, parse_settings
 from flows.store.layout import Layout
+from flows.store.lock import only_build
 
 FOLDERS = ("shards", "rejected", "index")
 

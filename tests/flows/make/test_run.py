@@ -14,9 +14,9 @@ import pytest
 from flows.errors import BadRequest
 from flows.make.plan import read_plan
 from flows.make.run import BrokenPromiseError, find_split_leaks, finish_run, left_to_make
-from flows.store.lock import only_build
 from flows.make.shard import make_shard
 from flows.store.layout import Layout
+from flows.store.lock import only_build
 from flows.store.manifest import read_manifest
 from flows.store.write import hash_file
 from tests.flows.make.building import WHOLE, build_in, differing, hashes, make_left, plan_in, rows_of
