@@ -156,7 +156,7 @@ def _build(given: argparse.Namespace) -> int:
 
     settings = _settings(given)
     with open_runner(settings) as runner:
-        with watching("photographs", quiet=given.json) as watch:
+        with watching(quiet=given.json) as watch:
             planned = plan_run(settings, over=runner.map, watch=watch)
         layout = planned.layout
         if not given.json:
@@ -190,7 +190,7 @@ def _fetch(given: argparse.Namespace) -> int:
     settings = _settings(given)
     if not settings.source.startswith("coco:"):
         raise BadRequest(f"source {settings.source!r} lies here already; give coco:val2017 or coco:train2017")
-    with open_runner(settings) as runner, watching("photographs", quiet=given.json) as watch:
+    with open_runner(settings) as runner, watching(quiet=given.json) as watch:
         samples = fetch_photographs(settings, over=runner.map, watch=watch)
     folder = cache_folder() / "coco"
     if given.json:

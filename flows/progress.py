@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from flows.make.shard import Done
@@ -23,13 +32,19 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def watching(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function to tell how much of something is done; it moves a bar where there is a terminal."""
+def watching(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a function to tell what is going on and how much of it is done; it moves a bar where there is a terminal."""
     console = Console(quiet=quiet, stderr=True)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), _Rate())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        tasks: dict[str, TaskID] = {}
+
+        def watch(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield watch
 
 
 def show_progress(shards: Iterable[Done], *, total: int, quiet: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,14 @@ _ID_LINE: Final = re.compile(
     r"|(?:.*/)?(?:COCO_[A-Za-z0-9]+_)?(\d{1,12})(?:\.[A-Za-z]+)?"  # COCO, or a bare id
 )
 _PEOPLE_COLUMNS: Final = ("id", "image_id", "iscrowd", "area")
+
+
+Watch = Callable[[str, int, int], None]
+"""Is told what is going on, how much of it is done, and how much there is at most."""
+
+
+def unwatched(_what: str, _done: int, _at_most: int) -> None:
+    """Watch nothing."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,7 @@ def open_source(
     annotations: Path | None = None,
     coco_base: str = COCO_BASE,
     cache: Path | None = None,
+    watch: Watch = unwatched,
 ) -> Source:
     """Open what the settings `source`, `images`, `annotations` and `coco_base` name.
 
@@ -146,7 +155,7 @@ def open_source(
         write_sample(folder)
         return _open_folder(folder, label="sample", images=None, cache=cache)
     if source.startswith("coco:"):
-        return _open_remote(source.removeprefix("coco:"), mirror=Mirror(base=coco_base), cache=cache)
+        return _open_remote(source.removeprefix("coco:"), mirror=Mirror(base=coco_base), cache=cache, watch=watch)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -192,14 +201,19 @@ def read_ids(path: Path | None) -> frozenset[int]:
     return frozenset(ids)
 
 
-def _open_remote(subset: str, *, mirror: Mirror, cache: Path) -> Source:
+def _open_remote(subset: str, *, mirror: Mirror, cache: Path, watch: Watch) -> Source:
     """Fetch the annotations of one of COCO's subsets; its photographs come when they are needed."""
     if subset not in SUBSETS:
         raise BadRequest(
             f"source 'coco:{subset}' does not exist; there are {' and '.join(f'coco:{s}' for s in SUBSETS)}"
         )
     here = cache / "coco"
-    annotations = fetch_annotations(subset, cache=here, mirror=mirror)
+    annotations = fetch_annotations(
+        subset,
+        cache=here,
+        mirror=mirror,
+        progress=lambda done, total, _fetched: watch("annotations, bytes", done, total),
+    )
     catalog = open_catalog(annotations, cache=cache)
     return Source(f"coco-{subset}", (Subset(subset, here / subset, annotations, catalog),), mirror)
 

@@ -25,7 +25,7 @@ import augment
 from flows.coco.pair import Pair, pair_subjects
 from flows.coco.pictures import scaled_size
 from flows.coco.select import SPLITS, Candidates, Screened, Selection, Split, screen_candidates, select_by_annotation
-from flows.coco.sources import Source, open_source, read_ids
+from flows.coco.sources import Source, Watch, open_source, read_ids, unwatched
 from flows.errors import BadRequest
 from flows.settings import BuildSettings, fingerprint, identity
 from flows.store.layout import Layout, write_bytes, writing
@@ -34,7 +34,6 @@ from flows.store.lock import only_build
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Yields a function's results in the order of the items: the builtin `map`, or that of a pool of processes."""
 
-Watch = Callable[[int, int], None]
 
 PLAN_VERSION: Final = 1
 
@@ -141,19 +140,15 @@ class Planned:
     note: str | None
 
 
-def _unwatched(_looked_at: int, _at_most: int) -> None:
-    """Watch nothing."""
-
-
 def plan_run(
-    settings: BuildSettings, *, over: Map = map, watch: Watch = _unwatched, root: Path | None = None
+    settings: BuildSettings, *, over: Map = map, watch: Watch = unwatched, root: Path | None = None
 ) -> Planned:
     """Make the plan of a run, or read and extend the one that is there.
 
     Args:
         settings: What is asked for.
         over: Maps the look at the photographs over batches of them; in this process where not given.
-        watch: Told how many photographs have been looked at, and how many there are at most.
+        watch: Told what is going on, how much of it is done, and how much there is at most.
         root: Folder that relative paths are taken from; the working folder where not given.
 
     Raises:
@@ -162,7 +157,11 @@ def plan_run(
     root = root or Path.cwd()
     settings = _absolute(settings, root)
     source = open_source(
-        settings.source, images=settings.images, annotations=settings.annotations, coco_base=settings.coco_base
+        settings.source,
+        images=settings.images,
+        annotations=settings.annotations,
+        coco_base=settings.coco_base,
+        watch=watch,
     )
     excluded = read_ids(settings.exclude_ids)
     inputs = {"annotations": source.digests, "excluded": _digest_ids(excluded)}
@@ -333,14 +332,18 @@ def _covers(earlier: Plan, settings: BuildSettings) -> bool:
     return False
 
 
-def fetch_photographs(settings: BuildSettings, *, over: Map = map, watch: Watch = _unwatched) -> int:
+def fetch_photographs(settings: BuildSettings, *, over: Map = map, watch: Watch = unwatched) -> int:
     """Fetch the photographs that a build with these settings looks at; return how many samples it could plan.
 
     Raises:
         BadRequest: As `plan_run`.
     """
     source = open_source(
-        settings.source, images=settings.images, annotations=settings.annotations, coco_base=settings.coco_base
+        settings.source,
+        images=settings.images,
+        annotations=settings.annotations,
+        coco_base=settings.coco_base,
+        watch=watch,
     )
     excluded = read_ids(settings.exclude_ids)
     _, _, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
@@ -367,7 +370,7 @@ def _pair(
                 selection.count(photograph)
                 yield photograph
             looked_at += len(batch)
-            watch(looked_at, len(candidates))
+            watch("photographs", looked_at, len(candidates))
 
     def paired() -> Iterator[Pair]:
         first_variants = 0
