@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -56,18 +57,16 @@ def show_progress(shards: Iterable[Done], *, total: int, quiet: bool) -> None:
         quiet: Show nothing.
     """
     console = Console(quiet=quiet, highlight=False)
-    columns = (
-        *(TextColumn("samples"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()),
-        TextColumn("{task.fields[outcome]}"),
-    )
+    bar = Progress(TextColumn("samples"), BarColumn(20), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    task, outcome = bar.add_task("samples", total=total), Text()
     reasons: Counter[str] = Counter()
     kept = made = 0
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as bar:
-        task = bar.add_task("samples", total=total, outcome="")
+    on_terminal = console.is_terminal and not quiet
+    with Live(Group(bar, outcome), console=console) if on_terminal else nullcontext():
         for done in shards:
             reasons.update(done.by_reason)
             kept, made = kept + done.kept, made + done.planned
-            outcome = ", ".join([f"kept {kept}", *(f"{reason} {count}" for reason, count in reasons.most_common())])
-            bar.update(task, advance=done.planned, outcome=outcome)
-            if not console.is_terminal:
+            bar.update(task, advance=done.planned)
+            outcome.plain = ", ".join([f"kept {kept}", *(f"{reason} {n}" for reason, n in reasons.most_common())])
+            if not on_terminal:
                 console.print(f"{done.shard}: {done.kept} kept of {done.planned} ({made} of {total} samples)")
