@@ -156,13 +156,7 @@ def plan_run(
     """
     root = root or Path.cwd()
     settings = _absolute(settings, root)
-    source = open_source(
-        settings.source,
-        images=settings.images,
-        annotations=settings.annotations,
-        coco_base=settings.coco_base,
-        watch=watch,
-    )
+    source = _open(settings, watch)
     excluded = read_ids(settings.exclude_ids)
     inputs = {"annotations": source.digests, "excluded": _digest_ids(excluded)}
     this = identity(settings, inputs=inputs)
@@ -338,16 +332,20 @@ def fetch_photographs(settings: BuildSettings, *, over: Map = map, watch: Watch 
     Raises:
         BadRequest: As `plan_run`.
     """
-    source = open_source(
+    source = _open(settings, watch)
+    excluded = read_ids(settings.exclude_ids)
+    _, _, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
+    return sum(1 for _ in pairs)
+
+
+def _open(settings: BuildSettings, watch: Watch) -> Source:
+    return open_source(
         settings.source,
         images=settings.images,
         annotations=settings.annotations,
         coco_base=settings.coco_base,
         watch=watch,
     )
-    excluded = read_ids(settings.exclude_ids)
-    _, _, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
-    return sum(1 for _ in pairs)
 
 
 def _pair(
