@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
 from queue import Queue
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
@@ -26,7 +27,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
+from prefect.exceptions import FailedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -42,6 +44,9 @@ from flows.store.lock import only_build
 from flows.view.report import write_report
 
 MOST_AT_ONCE = 1024
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 @flow(
@@ -98,9 +103,8 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
     """
     asked = dict(locals())
     try:
-        with storage_errors_told():
-            finished = _build(parse_settings(asked))
-    except BadRequest as request:
+        finished = _build(parse_settings(asked))
+    except (BadRequest, FailedRun) as request:
         return Failed(message=str(request))
     return {"run": str(finished.layout.run), **finished.manifest["counts"]}
 
@@ -108,15 +112,32 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
 def _build(settings: BuildSettings) -> Finished:
     logger = get_run_logger()
     with open_runner(settings) as runner:
-        planned = plan(settings, runner)
+        planned = plan.submit(settings, runner).result()
         for line in describe_plan(planned):
             logger.info(line)
         with only_build(planned.layout):
             make_shards(planned, runner)
-            return finish(planned)
+            return finish.submit(planned).result()
+
+
+def refusing(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Let a task that cannot do what is asked end as failed, with the one line that says why and no traceback."""
+
+    @wraps(work)
+    def told(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        try:
+            with storage_errors_told():
+                return work(*arguments, **options)
+        except BadRequest as request:
+            return cast(
+                "Result", Failed(message=str(request))
+            )  # Prefect raises FailedRun where the result is asked for
+
+    return told
 
 
 @task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
+@refusing
 def plan(settings: BuildSettings, runner: LocalRunner) -> Planned:
     """Select, split and pair; write the plan, or read the one that is there."""
     return plan_run(settings, over=runner.map)
@@ -149,23 +170,17 @@ def make_shards(planned: Planned, runner: LocalRunner) -> None:
         logger.info("every shard is done already")
 
 
-def _worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
-    """Retry what may pass by itself; a request that cannot be met stays what it is."""
-    return not isinstance(state.result(raise_on_failure=False), BadRequest)
-
-
 @task(
     task_run_name="{name}",
     cache_policy=NO_CACHE,  # the marker on disk is the cache
     persist_result=False,
     retries=2,
     retry_delay_seconds=2,
-    retry_condition_fn=_worth_a_retry,
 )
+@refusing
 def make(runner: LocalRunner, run: Path, name: str) -> Done:
     """Make one shard in a worker process."""
-    with storage_errors_told():
-        return runner.call(make_shard, run, name)
+    return runner.call(make_shard, run, name)
 
 
 def as_done(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_once: int) -> Iterator[Done]:
@@ -180,6 +195,7 @@ def as_done(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_o
 
 
 @task(task_run_name="finish", cache_policy=NO_CACHE, persist_result=False)
+@refusing
 def finish(planned: Planned) -> Finished:
     """Add up, prove that no photograph stands on two sides, write manifest and report, and show both in Prefect."""
     finished = finish_run(planned.layout, planned.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,9 +87,26 @@ def test_prefect_shows_counts_and_progress(built: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("_prefect")
-def test_a_request_that_cannot_be_met_fails_in_one_line(tmp_path: Path) -> None:
+def test_a_request_that_cannot_be_met_fails_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The flow's state says what is wrong and how to mend it, without a traceback."""
     state = build_hcoco(source=str(tmp_path / "nowhere"), output=str(tmp_path), return_state=True)
     assert state.is_failed()
     assert "does not exist; give" in str(state.message)
     assert "\n" not in str(state.message)
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.usefixtures("_prefect")
+def test_a_shard_that_cannot_be_written_fails_in_one_line(
+    tiny_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A full disk in the middle of a build is the flow's message, and no traceback."""
+
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "shard.tar")
+
+    monkeypatch.setattr("flows.build_hcoco.LocalRunner.call", full)
+    state = build_hcoco(source=str(tiny_coco), output=str(tmp_path), workers=1, return_state=True)
+    assert state.is_failed()
+    assert "the disk is full" in str(state.message)
+    assert "Traceback" not in caplog.text
