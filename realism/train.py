@@ -1,0 +1,284 @@
+"""Train the discriminator: one visible loop that can be killed at any moment and goes on as if nothing had been.
+
+What is learnt from comes from outside as a function of the step, so the state of a training is the step, the weights,
+their running average, the optimizer's moments and torch's generator: saved together, atomically.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from realism.discriminator import Discriminator, Shape
+
+STATE_VERSION: Final = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from: `groups` of `ladder` crops of one subject each, in order of severity.
+
+    In a group the first crop is natural, the others are edits; `order` names pairs whose severity is known.
+    """
+
+    crops: NDArray[np.uint8]
+    """(groups * ladder, side, side, 4), sRGB and mask."""
+    natural: NDArray[np.float32]
+    """(groups * ladder,): 1 natural, 0 edited."""
+    weights: NDArray[np.float32]
+    """(groups * ladder,): of the cross-entropy; 0 for edits too small to be called unnatural."""
+    changes: NDArray[np.float32]
+    """(groups * ladder, 6): what the edit did to the subject, about -1..1 each; 0 for naturals."""
+    order: NDArray[np.int64]
+    """(P, 2): rows (milder, more severe)."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Numbers of a training; stand in the checkpoint."""
+
+    steps: int = 2000
+    seed: int = 0
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: int = 50
+    average: float = 0.995
+    """Decay of the running average of the weights, which is what is kept."""
+    rank: float = 2.0
+    """Weight of the ranking loss."""
+    change: float = 4.0
+    """Weight of guessing the edit."""
+    save_every: int = 200
+    shape: Shape = field(default_factory=Shape)
+
+
+@dataclass
+class Progress:
+    """How a training goes, told after every saved stretch."""
+
+    step: int
+    loss: float
+    seconds: float
+    validation: Mapping[str, float]
+    history: list[dict[str, float]]
+
+
+class NotANumberLossError(ArithmeticError):
+    """The loss was not finite: the state before the last saved stretch is kept."""
+
+
+def train(
+    draw: Callable[[int], Batch],
+    settings: TrainSettings,
+    *,
+    state: Path,
+    device: str = "cpu",
+    validate: Callable[[Discriminator], Mapping[str, float]] | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> tuple[Discriminator, list[dict[str, float]]]:
+    """Train, or go on from `state` where it is there; return the averaged network and its history.
+
+    Args:
+        draw: Step to batch, the same batch for the same step whenever it is asked.
+        settings: A state that was begun with other settings is refused.
+        state: File that holds the training; replaced atomically.
+        device: `cpu` or `cuda`; mixed precision on the latter. Where its memory is too small the batch is halved.
+        validate: Measures the averaged network after each stretch, for the record only.
+        report: Told of each stretch.
+
+    Raises:
+        ValueError: `state` is damaged or belongs to other settings.
+        NotANumberLossError: The loss stopped being finite.
+    """
+    running = _begin(settings, device=device)
+    if state.exists():
+        _load_state(state, settings, running)
+    started, losses = time.perf_counter(), []
+    for step in range(running.step, settings.steps):
+        for group in running.optimizer.param_groups:
+            group["lr"] = rate_at(step, settings)
+        loss = _step(running, draw(step), settings, device=device)
+        if not math.isfinite(loss):
+            raise NotANumberLossError(
+                f"the loss is {loss} at step {step}; what was saved last stays in {state.name}; "
+                f"train with a smaller learning rate than {settings.learning_rate:g}"
+            )
+        losses.append(loss)
+        _follow(running, decay=min(settings.average, (1 + step) / (10 + step)))
+        running.step = step + 1
+        if running.step % settings.save_every == 0 or running.step == settings.steps:
+            measured = dict(validate(running.average)) if validate else {}
+            mean = float(np.mean(losses))
+            running.history.append({"step": running.step, "loss": mean, **measured})
+            _save_state(state, settings, running)
+            if report:
+                seconds = time.perf_counter() - started
+                report(Progress(running.step, mean, seconds, measured, running.history))
+            losses = []
+    return running.average.eval(), running.history
+
+
+@dataclass
+class _Running:
+    """All that changes in a training."""
+
+    model: Discriminator
+    average: Discriminator
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    parts: int = 1
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def _begin(settings: TrainSettings, *, device: str) -> _Running:
+    torch.manual_seed(settings.seed)
+    model = Discriminator(settings.shape).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    scaler = torch.amp.GradScaler(enabled=device == "cuda")
+    return _Running(model, copy.deepcopy(model).eval(), optimizer, scaler)
+
+
+def rate_at(step: int, settings: TrainSettings) -> float:
+    """Return the learning rate: up over the warm-up, then down by a half cosine to a fiftieth."""
+    warm = min(1.0, (step + 1) / max(settings.warmup, 1))
+    left = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+    return settings.learning_rate * warm * (0.02 + 0.98 * left)
+
+
+def loss_of(model: Discriminator, batch: Batch, settings: TrainSettings, *, device: str) -> Tensor:
+    """Return the loss of a batch: natural or not, the order of severity, and what the edit was; a scalar."""
+    logits, changes = model(torch.from_numpy(batch.crops).to(device))  # (N,), (N, 6)
+    natural, weights, wanted = (
+        torch.from_numpy(values).to(device) for values in (batch.natural, batch.weights, batch.changes)
+    )
+    entropy = functional.binary_cross_entropy_with_logits(logits, natural, weights, reduction="sum")
+    loss = entropy / weights.sum().clamp(min=1)
+    if len(batch.order):
+        milder, severer = torch.from_numpy(batch.order).to(device).T
+        loss = loss + settings.rank * functional.softplus(logits[severer] - logits[milder]).mean()
+    return loss + settings.change * functional.smooth_l1_loss(changes, wanted, beta=0.3)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """Cut a batch into `parts`, as even as can be; pairs that a cut would part are left out."""
+    cuts = np.linspace(0, len(batch.crops), parts + 1).astype(int).tolist()
+    pieces = []
+    for low, high in pairwise(cuts):
+        whole = ((batch.order >= low) & (batch.order < high)).all(axis=1)
+        pieces.append(
+            Batch(
+                crops=batch.crops[low:high],
+                natural=batch.natural[low:high],
+                weights=batch.weights[low:high],
+                changes=batch.changes[low:high],
+                order=batch.order[whole] - low,
+            )
+        )
+    return pieces
+
+
+def _step(running: _Running, batch: Batch, settings: TrainSettings, *, device: str) -> float:
+    """Make one step and return the loss; where memory is too small, halve what goes through the network at once."""
+    model, optimizer, scaler = running.model, running.optimizer, running.scaler
+    model.train()
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            total = 0.0
+            for part in split_batch(batch, running.parts):
+                with torch.autocast(device, enabled=device == "cuda"):
+                    loss = loss_of(model, part, settings, device=device) / running.parts
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+            break
+        except torch.OutOfMemoryError:
+            if 4 * running.parts > len(batch.crops):  # normalization needs more than one crop
+                raise
+            running.parts *= 2
+            torch.cuda.empty_cache()
+    if math.isfinite(total):
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        scaler.step(optimizer)
+        scaler.update()
+    return total
+
+
+@torch.no_grad()
+def _follow(running: _Running, *, decay: float) -> None:
+    """Move the averaged weights a little towards the present ones; counters are copied."""
+    pairs = zip(running.average.state_dict().values(), running.model.state_dict().values(), strict=True)
+    for slow, fast in pairs:
+        if slow.is_floating_point():
+            slow.lerp_(fast, 1 - decay)
+        else:
+            slow.copy_(fast)
+
+
+def _identity(settings: TrainSettings) -> dict[str, Any]:
+    values = asdict(settings)
+    values["shape"]["branches"] = list(settings.shape.branches)
+    return values
+
+
+def _save_state(state: Path, settings: TrainSettings, running: _Running) -> None:
+    values = {
+        "version": STATE_VERSION,
+        "settings": _identity(settings),
+        "step": running.step,
+        "parts": running.parts,
+        "history": running.history,
+        "model": running.model.state_dict(),
+        "average": running.average.state_dict(),
+        "optimizer": running.optimizer.state_dict(),
+        "scaler": running.scaler.state_dict(),
+        "generator": torch.get_rng_state(),
+        "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    replace_atomically(state, lambda path: torch.save(values, path))
+
+
+def _load_state(state: Path, settings: TrainSettings, running: _Running) -> None:
+    try:
+        values = torch.load(state, map_location="cpu", weights_only=True)
+        begun, version = values["settings"], values["version"]
+    except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{state} is no training that can go on ({type(error).__name__}); remove it") from None
+    if version != STATE_VERSION or begun != _identity(settings):
+        raise ValueError(f"{state} was begun with other settings or by another version; remove it or name another file")
+    running.model.load_state_dict(values["model"])
+    running.average.load_state_dict(values["average"])
+    running.optimizer.load_state_dict(values["optimizer"])
+    running.scaler.load_state_dict(values["scaler"])
+    torch.set_rng_state(values["generator"])
+    if torch.cuda.is_available() and values["cuda_generators"]:
+        torch.cuda.set_rng_state_all(values["cuda_generators"])
+    running.step, running.parts, running.history = values["step"], values["parts"], values["history"]
+
+
+def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside `path`, flush to the disk, rename: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
