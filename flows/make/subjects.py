@@ -128,13 +128,7 @@ def unlabelled_subjects(
         each: Subjects a photograph.
         seed: Of the masks' places and of the segments.
     """
-    for path in sorted(folder.iterdir()):
-        image_id = id_of(path)
-        if path.suffix.lower() not in _SUFFIXES or split_of(image_id) != split:
-            continue
-        picture = read_picture(path)
-        if picture is None or grey_share(picture) >= GREY_SHARE:
-            continue
+    for image_id, picture in _coloured_photographs(folder, split=split):
         rng = np.random.default_rng([seed, image_id])
         segments = _segments(picture, rng)
         for number in range(each):
@@ -144,17 +138,22 @@ def unlabelled_subjects(
                 yield cut_out(image_id, "borrowed" if borrowed else "segment", picture, mask)
 
 
-def unlabelled_photographs(
-    folder: Path, *, split: Split, shapes: Sequence[NDArray[np.uint8]], seed: int
-) -> Iterator[tuple[int, Picture, list[Mask]]]:
-    """Yield (image id, picture, masks) of a split's photographs without annotations: a borrowed mask and a segment."""
+def _coloured_photographs(folder: Path, *, split: Split) -> Iterator[tuple[int, Picture]]:
+    """Yield the photographs of a folder that belong to a split and are not greyscale, in the order of their names."""
     for path in sorted(folder.iterdir()):
         image_id = id_of(path)
         if path.suffix.lower() not in _SUFFIXES or split_of(image_id) != split:
             continue
         picture = read_picture(path)
-        if picture is None or grey_share(picture) >= GREY_SHARE:
-            continue
+        if picture is not None and grey_share(picture) < GREY_SHARE:
+            yield image_id, picture
+
+
+def unlabelled_photographs(
+    folder: Path, *, split: Split, shapes: Sequence[NDArray[np.uint8]], seed: int
+) -> Iterator[tuple[int, Picture, list[Mask]]]:
+    """Yield (image id, picture, masks) of a split's photographs without annotations: a borrowed mask and a segment."""
+    for image_id, picture in _coloured_photographs(folder, split=split):
         rng = np.random.default_rng([seed, image_id])
         moved = _moved(shapes, picture.shape[:2], rng)
         masks = [
