@@ -83,6 +83,20 @@ def test_faults_of_the_network_change_nothing(
 
 
 @pytest.mark.usefixtures("_alone")
+def test_a_cache_that_was_filled_needs_no_mirror(
+    many_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After `hcoco fetch` the same build works without any server, and says as many samples as were promised."""
+    offer(many_coco, tmp_path / "mirror", subset="val2017")
+    source = ["--source", "coco:val2017", "--samples", "20"]
+    with serve(tmp_path / "mirror") as serving:
+        assert main(["fetch", *source, "--coco-base", serving.base, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["samples"] == 20
+    run = build(capsys, *source, "--coco-base", "http://127.0.0.1:9", "--output", tmp_path / "out")
+    assert json.loads((run / "manifest.json").read_bytes())["counts"]["planned"] == 20
+
+
+@pytest.mark.usefixtures("_alone")
 def test_a_mirror_that_is_gone_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody at the address: exit code 2 and a line that says what to check."""
     options = ["--source", "coco:val2017", "--coco-base", "http://127.0.0.1:9", "--output", str(tmp_path)]
