@@ -76,6 +76,8 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
     device: str = "auto",
     shard_size: int | None = None,
     gate: str = "off",
+    gate_checkpoint: str | None = None,
+    gate_threshold: float | None = None,
 ) -> State[Any] | dict[str, Any]:
     """Turn COCO photographs of people into sharded triplets for image harmonization.
 
@@ -99,7 +101,9 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         runner: Where shards are made: `local`.
         device: Device of the learned parts.
         shard_size: Planned samples per shard; 1000, and 16 for `sample`.
-        gate: Realism gate; `off` is all this version knows.
+        gate: Realism gate; `on` is refused by this version.
+        gate_checkpoint: Checkpoint of the gate; needs `gate` to be `on`.
+        gate_threshold: A sample is kept where its score is at least this; needs `gate` to be `on`.
     """
     asked = dict(locals())
     try:

@@ -102,7 +102,7 @@ class BuildSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the plan: order, pairing and every drawn number.")
     workers: int | None = Field(None, ge=1, le=1024, description="Processes that make samples; the cores by default.")
-    runner: str = Field("local", pattern=r"^local$", description="Where shards are made: `local`.")
+    runner: Literal["local"] = Field("local", description="Where shards are made: `local`.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the learned parts.")
     shard_size: int | None = Field(
         None,
@@ -110,9 +110,20 @@ class BuildSettings(BaseModel):
         le=100_000,
         description=f"Planned samples per shard; {SHARD_SIZE}, and {SAMPLE_SHARD_SIZE} for `sample`.",
     )
-    gate: Literal["off"] = Field(
-        "off", description="Realism gate; `off` is all this version knows, since it ships no realism network."
+    gate: Literal["on", "off"] = Field(
+        "off", description="Realism gate; `on` is refused by this version, which has no network good enough to decide."
     )
+    gate_checkpoint: Path | None = Field(None, description="Checkpoint of the gate; needs `gate` to be `on`.")
+    gate_threshold: float | None = Field(
+        None, ge=0, le=1, description="A sample is kept where its score is at least this; needs `gate` to be `on`."
+    )
+
+    @field_validator("gate", "gate_checkpoint", "gate_threshold")
+    @classmethod
+    def _refuse_gate(cls, value: object) -> object:
+        if value in (None, "off"):
+            return value
+        raise ValueError("this version has no realism network good enough to gate with; leave it out, or give gate=off")
 
     @field_validator("families")
     @classmethod

@@ -425,6 +425,8 @@ def _write_plan(
         parts.append({"path": layout.relative(layout.plan_part(number)), "sha256": digest})
     plan = {
         "version": PLAN_VERSION,
+        "seed": settings.seed,
+        "inputs": this["inputs"],
         "settings": settings.model_dump(mode="json", exclude={"workers", "runner", "device", "output", "run"}),
         "identity": this,
         "code": code_version(),

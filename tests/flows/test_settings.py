@@ -268,3 +268,11 @@ def test_a_fingerprint_is_8_hex_digits_of_the_content() -> None:
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
     assert len(fingerprint({})) == 8
     assert int(fingerprint({}), 16) >= 0
+
+
+@pytest.mark.parametrize("asked", [{"gate": "on"}, {"gate_threshold": 0.4}, {"gate_checkpoint": "mine.pt"}])
+def test_a_gate_is_refused_while_there_is_none(asked: dict[str, object]) -> None:
+    """Nobody believes a run gated that is not: each setting of the gate is refused in one line."""
+    with pytest.raises(BadRequest, match=r"^setting gate\w*: this version has no realism network") as refused:
+        parse_settings(asked)
+    assert "\n" not in str(refused.value)
