@@ -37,7 +37,7 @@ def bare_shard(run: Path, name: str, to: Path) -> None:
     from flows.make.plan import read_plan  # noqa: PLC0415 - in the worker
 
     plan = read_plan(layout)
-    shard = next(shard for shard in plan.shards if shard.name == name)
+    shard = plan.shard(name)
     rows = compose_rows(plan, read_planned(layout, shard))
     write_tar(
         to / f"{name}.tar",

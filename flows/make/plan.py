@@ -109,6 +109,15 @@ class Plan:
         """Return the number of planned samples."""
         return sum(shard.planned for shard in self.shards)
 
+    def shard(self, name: str) -> ShardPlan:
+        """Return the shard of this name, such as `train-00000`."""
+        return next(shard for shard in self.shards if shard.name == name)
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """Return the folder of the photographs of each subset."""
+        return {subset: Path(folder) for subset, folder in self.roots.items()}
+
     @property
     def seed(self) -> int:
         """Return the seed."""

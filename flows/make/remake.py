@@ -49,10 +49,9 @@ def remake(run: Path, key: str) -> Remade:
         recipe = Recipe.from_json(stored.record["recipe"])
     except (Damaged, KeyError, ValueError) as damage:
         raise BadRequest(f"{row['tar']} is damaged at {key} ({damage}); run hcoco verify") from None
-    shard = next(shard for shard in plan.shards if shard.name == row["shard"])
+    shard = plan.shard(row["shard"])
     planned = next(each for each in read_planned(layout, shard) if each["key"] == key)
-    roots = {subset: Path(folder) for subset, folder in plan.roots.items()}
-    made = compose(planned, Photographs(roots, max_side=plan.max_side), recipe=recipe)
+    made = compose(planned, Photographs(plan.folders, max_side=plan.max_side), recipe=recipe)
     if made.failure and row["reason"] != made.failure:
         raise BadRequest(
             f"a photograph of {key} is gone or has changed since the plan; its folder was {', '.join(plan.roots.values())}"

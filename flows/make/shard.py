@@ -67,7 +67,7 @@ def make_shard(run: Path, name: str) -> Done:
         return done
     started = time.perf_counter()
     plan = read_plan(layout)
-    shard = next(shard for shard in plan.shards if shard.name == name)
+    shard = plan.shard(name)
     layout.index(name).parent.mkdir(parents=True, exist_ok=True)
     spill = Spill(layout.index(name).parent)
     try:
@@ -106,9 +106,8 @@ def read_done(layout: Layout, name: str) -> Done | None:
 
 def compose_rows(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], Made]]:
     """Make the samples of some rows of the plan, one after the other; decode each photograph once where they meet."""
-    roots = {subset: Path(folder) for subset, folder in plan.roots.items()}
     furthest = max((row["variant"] for row in rows), default=0) + 1
-    photographs = Photographs(roots, max_side=plan.max_side, keep=min(furthest, 14) + 2)
+    photographs = Photographs(plan.folders, max_side=plan.max_side, keep=min(furthest, 14) + 2)
     for row in rows:
         yield row, compose(row, photographs, recipe=recipe_of(row["key"], seed=plan.seed, families=plan.families))
 

@@ -143,7 +143,7 @@ def verify_shard(run: Path, name: str) -> list[Problem]:
     """Check one shard against the plan, member by member and pixel by pixel; return the first problems found."""
     layout = Layout(run)
     plan = read_plan(layout)
-    shard = next(shard for shard in plan.shards if shard.name == name)
+    shard = plan.shard(name)
     problems: list[Problem] = []
     for problem in _shard_problems(layout, plan, shard):
         problems.append(problem)

@@ -63,6 +63,8 @@ def read_sample(tar: Path, *, offset: int, size: int) -> Stored:
         raise Damaged(f"{tar.name}: {error.strerror}") from None
     try:
         data = os.pread(descriptor, size, offset)
+    except (OSError, ValueError, OverflowError, MemoryError):  # an offset or a size that no file can have
+        raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}") from None
     finally:
         os.close(descriptor)
     samples = list(_samples(io.BytesIO(data), name=tar.name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from flows.store.read import Damaged, read_sample
 
 Pixels = NDArray[np.uint8]
 
@@ -62,16 +63,8 @@ def read_members(tar: Path, *, offset: int, size: int) -> dict[str, bytes]:
     `verify`, a page shows the rest.
     """
     try:
-        with tar.open("rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-            return {
-                member.name.partition(".")[2]: content.read()
-                for member in archive
-                if (content := archive.extractfile(member)) is not None
-            }
-    except (OSError, ValueError, tarfile.TarError):
+        return read_sample(tar, offset=offset, size=size).members
+    except Damaged:
         return {}
 
 

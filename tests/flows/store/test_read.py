@@ -164,3 +164,11 @@ def test_a_key_that_does_not_exist_is_a_bad_request(tmp_path: Path) -> None:
     """An unknown key is answered with what a key looks like."""
     with pytest.raises(BadRequest, match="has no sample 'x'; keys look like 0"):
         find_sample(Layout(tmp_path), "x")
+
+
+@pytest.mark.parametrize(("offset", "size"), [(-5, 10), (0, -1), (2**70, 10), (0, 2**70)])
+def test_an_extent_that_no_file_can_have_is_damage(tmp_path: Path, offset: int, size: int) -> None:
+    """A forged index leads to the same word as a cut tar, never to an error of the system."""
+    (tmp_path / "x.tar").write_bytes(bytes(1024))
+    with pytest.raises(Damaged, match="no sample"):
+        read_sample(tmp_path / "x.tar", offset=offset, size=size)
