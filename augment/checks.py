@@ -17,8 +17,12 @@ LIMITS: Final[Mapping[str, float]] = {
     "hue_flip": 0.20,
     "effect_small": 100.0,
     "effect_large": 5000.0,
+    "background_changed": 3.0,
+    "subject_lost": 0.05,
+    "halo": 0.25,
 }
-"""Gate to limit, in the order in which they are asked; a value at the limit passes."""
+"""Gate to limit, in the order in which they are asked; a value at the limit passes. The first four are of an edit, the
+others of a composition (`augment.composition`)."""
 
 SATURATED_CHROMA: Final = 40
 """A pixel is saturated when its largest and smallest channel are at least so many levels apart."""

@@ -1,16 +1,17 @@
-"""Draw the recipe of an edit: every number that it takes, from one generator."""
+"""Draw every number that an edit or a placement takes, from one generator."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from augment.place import PLACEMENT_NUMBERS, Box, Mask, Placement, choose_placement
 from augment.transfer.idt import ROTATION_COUNT
 
 DEFAULT_FAMILIES: Final[Mapping[str, float]] = {
@@ -110,6 +111,17 @@ def draw_recipe(rng: np.random.Generator, *, families: Mapping[str, float]) -> R
         idt_rotation=int(u[9] * ROTATION_COUNT) if idt else None,
         idt_iterations=IDT_ITERATIONS[0] + int(u[10] * (IDT_ITERATIONS[1] - IDT_ITERATIONS[0] + 1)) if idt else None,
     )
+
+
+def draw_placement(
+    rng: np.random.Generator, *, subject: Mask, size: tuple[int, int], boxes: Sequence[Box], people: Mask
+) -> Placement | None:
+    """Draw where a subject stands in a background, or None where it fits nowhere; see `choose_placement`.
+
+    The generator is taken forward by a fixed number of draws. The placement itself belongs into the recipe: it is
+    all that is needed to make the same picture again.
+    """
+    return choose_placement(rng.random(PLACEMENT_NUMBERS), subject=subject, size=size, boxes=boxes, people=people)
 
 
 def _weights(families: Mapping[str, float]) -> NDArray[np.float64]:

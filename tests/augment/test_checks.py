@@ -75,7 +75,7 @@ GOOD = {"clipping": 0.05, "hue_flip": 0.2, "effect_small": 100.0, "effect_large"
 
 def test_values_at_the_limits_pass() -> None:
     """A limit belongs to what is allowed."""
-    assert GOOD == LIMITS
+    assert GOOD.items() <= LIMITS.items()
     assert judge_gates(GOOD) is None
 
 

@@ -1,12 +1,19 @@
-"""Make the alpha of an edit from its mask, and lay the edited pixels over the untouched ones."""
+"""Make the alpha of an edit from its mask, and lay pixels over others by their alpha."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from augment.color import Pixels
+
+FEATHER_SIGMA_PX: Final = 2.0
+"""Spread of the Gaussian that `blend_feathered` softens alpha with."""
+FEATHER_REACH_PX: Final = 6
+"""Where that Gaussian is cut off: 3 times its spread."""
 
 _CROSS = cv2.getStructuringElement(shape=cv2.MORPH_CROSS, ksize=(3, 3))
 _SQUARE = cv2.getStructuringElement(shape=cv2.MORPH_RECT, ksize=(3, 3))
@@ -72,6 +79,26 @@ def composite(original: Pixels, edited: Pixels, alpha: Pixels) -> Pixels:
     total = share * over + (255 - share) * under + 128
     result.reshape(-1, 3)[ramp] = (total + (total >> 8)) >> 8  # exactly total / 255, rounded, for 16 bits
     return result
+
+
+def blend_alpha(foreground: Pixels, background: Pixels, alpha: Pixels) -> Pixels:
+    """Lay the foreground over the background by its alpha; shapes and errors as `augment.blend` says."""
+    return composite(background, foreground, alpha)
+
+
+def blend_feathered(foreground: Pixels, background: Pixels, alpha: Pixels) -> Pixels:
+    """Lay the foreground over the background by its alpha, softened by a Gaussian of 2 px.
+
+    Shapes and errors as `augment.blend` says. Colours of the foreground are used up to 6 px beyond alpha > 0.
+    """
+    check_layers(original=background, edited=foreground, alpha=alpha)
+    soft = cv2.GaussianBlur(
+        alpha,
+        ksize=(2 * FEATHER_REACH_PX + 1,) * 2,
+        sigmaX=FEATHER_SIGMA_PX,
+        borderType=cv2.BORDER_REPLICATE,
+    )
+    return composite(background, foreground, np.asarray(soft, np.uint8))
 
 
 def check_layers(*, original: Pixels, edited: Pixels, alpha: Pixels) -> None:
