@@ -19,7 +19,7 @@ LIMITS: Final[Mapping[str, float]] = {
     "effect_large": 5000.0,
     "background_changed": 3.0,
     "subject_lost": 0.05,
-    "halo": 0.25,
+    "halo": 0.1,
 }
 """Gate to limit, in the order in which they are asked; a value at the limit passes. The first four are of an edit, the
 others of a composition (`augment.composition`)."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
@@ -21,6 +22,7 @@ from uuid import UUID
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
+    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -36,12 +38,13 @@ from prefect.tasks import Task
 
 from flows.errors import BadRequest, storage_errors_told
 from flows.make.plan import Planned, describe_plan, plan_run
-from flows.make.run import Finished, finish_run, left_to_make
-from flows.make.shard import Done, make_shard
+from flows.make.run import Finished, Scorer, finish_run, left_to_make, make_one, scorer_for
+from flows.make.shard import Done
 from flows.runners import LocalRunner, open_runner
 from flows.settings import COCO_BASE, DEFAULT_FAMILIES, BuildSettings, parse_settings
 from flows.store.lock import only_build
-from flows.view.report import write_report
+from flows.view.refresh import write_views
+from flows.view.sheet import draw_triplets
 
 MOST_AT_ONCE = 1024
 
@@ -62,7 +65,7 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
     coco_base: str = COCO_BASE,
     output: str = "output",
     run: str | None = None,
-    stages: list[str] | str = "harmonization",
+    stages: list[str] | str = "harmonization,fusion",
     samples: int | None = None,
     variants: int = 1,
     families: dict[str, float] | str = dict(DEFAULT_FAMILIES),  # noqa: B006 - Prefect shows it in its form
@@ -75,9 +78,12 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
     runner: str = "local",
     device: str = "auto",
     shard_size: int | None = None,
-    gate: str = "off",
+    gate: str = "on",
     gate_checkpoint: str | None = None,
     gate_threshold: float | None = None,
+    easy_share: float = 0.33,
+    fusion_side: int = 384,
+    fusion_checkpoint: str | None = None,
 ) -> State[Any] | dict[str, Any]:
     """Turn COCO photographs of people into sharded triplets for image harmonization.
 
@@ -88,9 +94,9 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         coco_base: Address that `coco:...` sources are fetched from.
         output: Folder that holds the runs.
         run: Name of this run's folder; by default the source and 8 hex digits of the settings.
-        stages: What to make: `harmonization` triplets.
-        samples: Upper bound of planned edits; all where not given.
-        variants: Edits per subject, each with another reference.
+        stages: What to make: `harmonization` triplets, `fusion` triplets, or both.
+        samples: Upper bound of planned edits of a stage; all where not given.
+        variants: Edits per subject, each with another reference or in another place.
         families: Colour-transfer families and their weights.
         min_person_share: Least share of a photograph that its people cover together.
         exclude_ids: File of COCO image ids, one a line, that must not be touched.
@@ -101,9 +107,12 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         runner: Where shards are made: `local`.
         device: Device of the learned parts.
         shard_size: Planned samples per shard; 1000, and 16 for `sample`.
-        gate: Realism gate; `on` is refused by this version.
-        gate_checkpoint: Checkpoint of the gate; needs `gate` to be `on`.
-        gate_threshold: A sample is kept where its score is at least this; needs `gate` to be `on`.
+        gate: Realism gate, which drops what looks grossly unnatural: `on` or `off`.
+        gate_checkpoint: Checkpoint of the gate; by default the one shipped for photographs, for `sample` its own.
+        gate_threshold: A sample is kept where its score is at least this; the checkpoint's by default.
+        easy_share: Share of the whole people, the easiest to cut out, that fusion takes.
+        fusion_side: Longer side of a fusion picture, in pixels.
+        fusion_checkpoint: Network that makes the hard fusion samples; by default the one shipped for the source.
     """
     asked = dict(locals())
     try:
@@ -119,9 +128,11 @@ def _build(settings: BuildSettings) -> Finished:
         planned = plan.submit(settings, runner).result()
         for line in describe_plan(planned):
             logger.info(line)
+        if planned.warning:
+            logger.warning(planned.warning)
         with only_build(planned.layout):
             make_shards(planned, runner)
-            return finish.submit(planned).result()
+            return finish.submit(planned, runner).result()
 
 
 def refusing(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -150,14 +161,15 @@ def plan(settings: BuildSettings, runner: LocalRunner) -> Planned:
 def make_shards(planned: Planned, runner: LocalRunner) -> None:
     """Make the shards that are not done yet, as many at once as there are workers; report progress after each."""
     logger = get_run_logger()
-    left = left_to_make(planned.layout, planned.plan)
+    left, scorer = left_to_make(planned.layout, planned.plan), scorer_for(planned)
     total, began = sum(shard.planned for shard in left), time.monotonic()
     progress = cast(
         "UUID",
         create_progress_artifact(progress=0.0 if left else 100.0, key="build-progress", description="Samples made"),
     )
     made = kept = 0
-    for done in as_done(make, [(runner, planned.layout.run, shard.name) for shard in left], at_once=runner.workers + 1):
+    work = [(runner, planned.layout.run, shard.name, scorer) for shard in left]
+    for done in as_done(make, work, at_once=runner.workers + 1):
         made, kept = made + done.planned, kept + done.kept
         rate = made / (time.monotonic() - began)
         logger.info(
@@ -182,9 +194,9 @@ def make_shards(planned: Planned, runner: LocalRunner) -> None:
     retry_delay_seconds=2,
 )
 @refusing
-def make(runner: LocalRunner, run: Path, name: str) -> Done:
-    """Make one shard in a worker process."""
-    return runner.call(make_shard, run, name)
+def make(runner: LocalRunner, run: Path, name: str, scorer: Scorer | None) -> Done:
+    """Make one shard in a worker process; where there is an accelerator, score it in this one."""
+    return make_one(runner.call, run, name, scorer=scorer)
 
 
 def as_done(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_once: int) -> Iterator[Done]:
@@ -200,19 +212,30 @@ def as_done(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_o
 
 @task(task_run_name="finish", cache_policy=NO_CACHE, persist_result=False)
 @refusing
-def finish(planned: Planned) -> Finished:
-    """Add up, prove that no photograph stands on two sides, write manifest and report, and show both in Prefect."""
+def finish(planned: Planned, runner: LocalRunner) -> Finished:
+    """Add up, prove that no photograph stands on two sides, write manifest and pages, and show them in Prefect."""
     finished = finish_run(planned.layout, planned.plan)
-    report = write_report(planned.layout)
+    views = write_views(planned.layout, planned=planned.plan.planned, over=runner.map)
     counts = finished.manifest["counts"]
     families = [{"family": family, **numbers} for family, numbers in counts["by_family"].items()]
     reasons = [{"reason": reason, "samples": number} for reason, number in counts["by_reason"].items()]
     create_table_artifact(table=families, key="families", description="Samples kept and rejected by family")
     create_table_artifact(table=reasons, key="reasons", description="Rejected samples by reason")
-    create_markdown_artifact(
-        markdown=f"{finished.summary}\n\n- run: `{planned.layout.run}`\n- report: `{report}`", key="build-summary"
+    gallery = (
+        f"[{views.gallery}]({views.gallery.as_uri()})" if views.gallery else f"`hcoco gallery {planned.layout.run}`"
     )
-    get_run_logger().info("%s; report: %s", finished.summary, report)
+    create_markdown_artifact(
+        markdown=f"{finished.summary}\n\n- run: `{planned.layout.run}`\n- report: [{views.report}]"
+        f"({views.report.as_uri()})\n- gallery: {gallery}",
+        key="build-summary",
+    )
+    if triplets := draw_triplets(planned.layout):
+        create_image_artifact(
+            image_url=f"data:image/jpeg;base64,{b64encode(triplets).decode()}",
+            key="triplets",
+            description="Some kept samples: real photograph, mask, composite",
+        )
+    get_run_logger().info("%s; report: %s", finished.summary, views.report)
     if last_run := os.environ.get("HCOCO_LAST_RUN"):
         Path(last_run).write_text(f"{planned.layout.run}\n", encoding="utf-8")
     return finished

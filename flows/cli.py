@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,13 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from flows.errors import BadRequest, storage_errors_told
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from flows.make.decide import Change
+    from flows.make.evaluate_fusion import Comparison
     from flows.settings import BuildSettings
+    from flows.store.layout import Layout
+    from realism.train import Progress
 
 DONE: Final = 0
 DAMAGE: Final = 1
@@ -85,6 +92,18 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _words(text: str) -> tuple[str, ...]:
+    """Read `a,b`."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",")))
+
+
+def _side(text: str) -> int:
+    """Read the longer side of a picture."""
+    if not text.isascii() or not text.isdigit() or not 64 <= int(text[:6]) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be 64 to 1024, got {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hcoco",
@@ -102,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     build = command("build", _build, "make a run, or finish or extend one, without Prefect")
     _add_settings(build)
     fetch = command("fetch", _fetch, "fetch COCO photographs into the cache, before a build needs them")
-    _add_settings(fetch, only=("source", "coco_base", "samples", "min_person_share", "exclude_ids", "licenses", "seed"))
+    _add_settings(
+        fetch, only=("source", "coco_base", "stages", "samples", "min_person_share", "exclude_ids", "licenses", "seed")
+    )
+    _add_trainings(command)
     verify = command("verify", _verify, "prove a run: hashes, members, pictures, background, split, counts")
     remake = command("remake", _remake, "make one sample again from its recipe and compare the bytes")
     for sub in (verify, remake):
@@ -110,20 +132,186 @@ def _parser() -> argparse.ArgumentParser:
     remake.add_argument("key", metavar="KEY", help="the sample's key, such as 000000000139-000000230831-00")
     remake.add_argument("--to", metavar="DIR", type=Path, help="write the sample's members into this folder")
     verify.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
+    export = command("export", _export, "write the kept samples as folders of files, for trainers that read no tars")
+    export.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    export.add_argument("folder", metavar="FOLDER", type=Path, help="new or empty; a stopped export is continued")
+    export.add_argument(
+        "--format",
+        choices=("iharmony4", "folder"),
+        required=True,
+        help="names and lists of iHarmony4, or pairs A and B",
+    )
+    export.add_argument(
+        "--split", type=_words, default=("train", "val", "test"), help="as `train,test`; all by default"
+    )
+    export.add_argument("--name", default="HCOCO", help="folder of the samples in iharmony4. Default: HCOCO.")
+    export.add_argument(
+        "--masks", choices=("alpha", "binary"), default="alpha", help="as they are, or 0 and 255 only. Default: alpha."
+    )
+    copies = export.add_mutually_exclusive_group()
+    copies.add_argument(
+        "--link", action="store_true", default=True, help="hard links where content repeats; the default"
+    )
+    copies.add_argument("--copy", dest="link", action="store_false", help="a file of its own everywhere")
+    card = command("card", _card, "write README.md, croissant.json and ATTRIBUTION.csv of a finished run")
+    card.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    for sub in (export, card):
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_decisions(command)
+    _add_gallery(command("gallery", _gallery, "write a page of all samples, kept and rejected, to look at and to mark"))
     up = command("up", _up, "bring Prefect server, work pool, deployments and worker up, in the background")
     up.add_argument("--port", type=int, default=None, help="port of the server; a free one near 4217 by default")
     command("down", _down, "stop worker and server that `hcoco up` started")
     doctor = command("doctor", _doctor, "tell what is missing on this machine and how to mend it")
-    for sub in (build, fetch, verify, remake, doctor):
+    score = command("score", _score, "score how natural subjects look: a picture and its mask, or a data set of them")
+    score.add_argument(
+        "place",
+        metavar="IMAGE|FOLDER|LIST",
+        type=Path,
+        help="a picture; or a folder in iHarmony4's layout; or a list of composites (.txt)",
+    )
+    score.add_argument(
+        "mask", metavar="MASK", type=Path, nargs="?", help="mask of the picture, white where the subject is"
+    )
+    score.add_argument(
+        "--output", metavar="FILE", type=Path, help="write a row a composite: CSV, or JSON lines (.jsonl)"
+    )
+    score.add_argument(
+        "--checkpoint",
+        metavar="NAME|FILE",
+        default="photographs",
+        help="photographs, sample, or a file. Default: photographs.",
+    )
+    audit = command(
+        "audit", _audit, "audit a realism checkpoint: does it judge the look, or traces of editing and encoding"
+    )
+    audit.add_argument("checkpoint", metavar="CHECKPOINT", help="photographs, sample, or a file")
+    audit.add_argument("--source", default="sample", help="photographs with people, as of a build. Default: sample.")
+    audit.add_argument(
+        "--photos",
+        metavar="FOLDER",
+        type=Path,
+        help="photographs without annotations, drawn from where people are too few",
+    )
+    audit.add_argument("--write", action="store_true", help="put the outcome into the checkpoint's JSON")
+    for sub in (score, audit):
+        sub.add_argument(
+            "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where the network runs. Default: auto."
+        )
+    for sub in (build, fetch, verify, remake, doctor, score, audit):
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser, *, only: Sequence[str] = ()) -> None:
-    """Add an option for every setting of a build, or for some; the words of the help are those of the settings."""
+def _add_trainings(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands that train networks and compare them: train-realism, train-fusion, self-teach, evaluate."""
+    from flows.fusion_settings import SelfTeachSettings, TrainFusionSettings
+    from flows.train_settings import TrainRealismSettings
+
+    realism = command("train-realism", _train_realism, "train the realism network, or go on with it")
+    _add_settings(realism, model=TrainRealismSettings)
+    train = command("train-fusion", _train_fusion, "train one stage of the fusion network, or go on with it")
+    _add_settings(train, model=TrainFusionSettings)
+    teach = command("self-teach", _self_teach, "train the first fusion network and those that learn from its pictures")
+    _add_settings(teach, model=SelfTeachSettings)
+    evaluate = command("evaluate", _evaluate, "compare ways of composing on held-out compositions")
+    evaluate.add_argument("what", choices=("fusion",), help="what is compared")
+    evaluate.add_argument(
+        "run", metavar="RUN", type=Path, nargs="?", help="folder of a run whose val and test samples are taken"
+    )
+    evaluate.add_argument("--source", help="photographs to draw compositions from instead, as of a build")
+    evaluate.add_argument("--photos", metavar="FOLDER", type=Path, help="more backgrounds, with --source")
+    evaluate.add_argument(
+        "--network",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help="a checkpoint to compare; may be given again; the first makes the hard compositions of a --source",
+    )
+    evaluate.add_argument("--count", type=_count, default=64, help="compositions of a kind, at most. Default: 64.")
+    evaluate.add_argument("--seed", type=int, default=1, help="of the compositions of a --source. Default: 1.")
+    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="Default: auto.")
+    evaluate.add_argument("--page", metavar="FILE", type=Path, help="write a page with tables and pictures (.html)")
+    for sub in (realism, train, teach, evaluate):
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _count(text: str) -> int:
+    """Read how many compositions are compared."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:6]) <= 10_000:
+        raise argparse.ArgumentTypeError(f"must be 1 to 10000, got {text!r}")
+    return int(text)
+
+
+def _add_decisions(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands that look after a finished run: status, repair, readmit, ban, undo, regate."""
+    status = command("status", _status, "say what is done, what is left and how fast it goes")
+    repair = command("repair", _repair, "mend a run: make anew what is damaged or missing, and only that")
+    repair.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
+    readmit = command(
+        "readmit", _decide, "keep samples that the gates rejected: those of a list, or all that fit a rule"
+    )
+    ban = command("ban", _decide, "reject samples that the gates kept: those of a list, or all that fit a rule")
+    undo = command("undo", _undo, "take the last decision back: readmit, ban or regate --apply")
+    undo.add_argument("--all", action="store_true", help="take every decision back: the run is as it was built")
+    regate = command("regate", _regate, "count what another limit of a gate would let in or keep out")
+    for sub in (status, repair, readmit, ban, undo, regate):
+        sub.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as output/sample-1a2b3c4d")
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    for sub in (readmit, ban):
+        sub.add_argument(
+            "list",
+            metavar="LIST",
+            type=Path,
+            nargs="?",
+            help="file of lines `readmit KEY`, `ban KEY` or KEY; # comments",
+        )
+        for name in ("reason", "family", "split"):
+            sub.add_argument(f"--{name}", type=_words, default=(), help=f"samples of this {name}, or of any of `a,b`")
+        for name, what in (("score", "realism score"), ("effect", "foreground MSE"), ("strength", "strength")):
+            sub.add_argument(f"--min-{name}", type=_number, metavar="X", help=f"samples of at least this {what}")
+            sub.add_argument(f"--max-{name}", type=_number, metavar="X", help=f"samples of at most this {what}")
+    regate.add_argument("--threshold", type=_number, required=True, metavar="X", help="the other limit")
+    regate.add_argument("--gate", default="unnatural", help="unnatural, clipping, hue_flip, effect_small, effect_large")
+    regate.add_argument(
+        "--sheet", metavar="FILE", type=Path, help="draw the samples nearest to the border: .png or .jpg"
+    )
+    regate.add_argument("--apply", action="store_true", help="make it a decision: move the samples")
+
+
+def _number(text: str) -> float:
+    """Read a finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}")
+    return value
+
+
+def _add_gallery(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    parser.add_argument(
+        "--side", metavar="PX", type=_side, default=256, help="longer side of a picture, 64 to 1024. Default: 256."
+    )
+    parser.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, *, only: Sequence[str] = (), model: type[BaseModel] | None = None
+) -> None:
+    """Add an option for every setting, or for some; the words of the help are those of the settings.
+
+    Args:
+        parser: Of the command.
+        only: Names of the settings; all where empty.
+        model: Of the settings; those of a build where None.
+    """
     from flows.settings import BuildSettings
 
-    for name, field in BuildSettings.model_fields.items():
+    for name, field in (model or BuildSettings).model_fields.items():
         if only and name not in only:
             continue
         default = field.get_default(call_default_factory=True)
@@ -147,12 +335,11 @@ def _shown_default(default: object) -> str:
 
 def _build(given: argparse.Namespace) -> int:
     from flows.make.plan import describe_plan, plan_run
-    from flows.make.run import finish_run, left_to_make
-    from flows.make.shard import make_shard
+    from flows.make.run import finish_run, left_to_make, make_shards, scorer_for
     from flows.progress import show_progress, watching
     from flows.runners import open_runner
     from flows.store.lock import only_build
-    from flows.view.report import write_report
+    from flows.view.refresh import write_views
 
     settings = _settings(given)
     with open_runner(settings) as runner:
@@ -161,16 +348,23 @@ def _build(given: argparse.Namespace) -> int:
         layout = planned.layout
         if not given.json:
             print("\n".join(describe_plan(planned)))
+        if planned.warning:
+            print(f"hcoco build: {planned.warning}", file=sys.stderr)
         with only_build(layout):
             left = left_to_make(layout, planned.plan)
-            work = ((make_shard, layout.run, shard.name) for shard in left)
-            show_progress(runner.each(work), total=sum(shard.planned for shard in left), quiet=given.json)
+            names = [shard.name for shard in left]
+            made = make_shards(runner.each, layout.run, names, scorer=scorer_for(planned))
+            show_progress(made, total=sum(shard.planned for shard in left), quiet=given.json)
             finished = finish_run(layout, planned.plan)
-            report = write_report(layout)
+            views = write_views(layout, planned=planned.plan.planned, over=runner.map)
     if given.json:
-        print(json.dumps({"run": str(layout.run), "report": str(report), **finished.manifest["counts"]}))
+        print(json.dumps({"run": str(layout.run), "report": str(views.report), **finished.manifest["counts"]}))
     else:
-        print(f"{finished.summary}\nshards: {layout.run / 'shards'}\nreport: {report}")
+        kept = [folder for name in ("shards", "fusion") if (folder := layout.run / name).is_dir()]
+        print(
+            "\n".join([finished.summary, *(f"{folder.name}: {folder}" for folder in kept), f"report: {views.report}"])
+        )
+        print(f"gallery: {views.gallery or f'hcoco gallery {layout.run}'}")
     return DONE
 
 
@@ -197,6 +391,140 @@ def _fetch(given: argparse.Namespace) -> int:
         print(json.dumps({"folder": str(folder), "samples": samples}))
     else:
         print(f"{folder} holds the photographs of {samples} samples")
+    return DONE
+
+
+def _train_realism(given: argparse.Namespace) -> int:
+    from flows.make.realism import describe_checkpoint, gather, layout_of, measure, only_training, train_network
+    from flows.progress import showing_training, watching
+    from flows.settings import parse
+    from flows.train_settings import TrainRealismSettings
+    from flows.view.training import write_training_report
+    from realism.train import NotANumberLossError
+
+    names = TrainRealismSettings.model_fields
+    settings = parse(TrainRealismSettings, {name: value for name, value in vars(given).items() if name in names})
+    layout = layout_of(settings)
+    with only_training(layout):
+        with watching(quiet=given.json) as watch:
+            gathered = gather(settings, watch=watch)
+        if not given.json:
+            print(gathered.summary)
+        try:
+            with showing_training(steps=settings.batches, quiet=given.json) as tell:
+                network, history = train_network(gathered, tell=tell)
+        except NotANumberLossError as error:
+            print(f"hcoco train-realism: {error}, under another --name", file=sys.stderr)
+            return DAMAGE
+        with watching(quiet=given.json) as watch:
+            checkpoint = measure(gathered, network, history, watch=watch)
+        report = write_training_report(layout)
+    weights = layout.checkpoint.with_name(f"{layout.checkpoint.name}.pt")
+    if given.json:
+        outcome = {"metrics": checkpoint.metrics, "audit_passed": checkpoint.audit_passed}
+        print(json.dumps({"checkpoint": str(weights), "report": str(report), **outcome}))
+    else:
+        print("\n".join(describe_checkpoint(checkpoint)) + f"\ncheckpoint: {weights}\nreport: {report}")
+    return DONE
+
+
+def _train_fusion(given: argparse.Namespace) -> int:
+    from flows.fusion_settings import TrainFusionSettings
+    from flows.make.self_teach import load_first, only_teaching, open_school, train_stage
+    from flows.progress import watching
+    from flows.settings import parse
+
+    names = TrainFusionSettings.model_fields
+    settings = parse(TrainFusionSettings, {name: value for name, value in vars(given).items() if name in names})
+    before = load_first(settings.first)
+    number = before.stage + 1 if before else 1
+    with only_teaching(settings):
+        with watching(quiet=given.json) as watch:
+            school = open_school(settings, watch=watch)
+        if not given.json:
+            print(school.summary)
+        made = train_stage(school, number, first=before, tell=_telling(given, settings.batches))
+    if given.json:
+        print(json.dumps({"checkpoint": str(school.checkpoint(number)), "sha256": made.digest}))
+    else:
+        print(f"checkpoint: {school.checkpoint(number)}")
+    return DONE
+
+
+def _self_teach(given: argparse.Namespace) -> int:
+    from flows.fusion_settings import SelfTeachSettings
+    from flows.make.self_teach import compare_stages, only_teaching, open_school, train_stage
+    from flows.progress import watching
+    from flows.settings import parse
+
+    names = SelfTeachSettings.model_fields
+    settings = parse(SelfTeachSettings, {name: value for name, value in vars(given).items() if name in names})
+    with only_teaching(settings):
+        with watching(quiet=given.json) as watch:
+            school = open_school(settings, watch=watch)
+        if not given.json:
+            print(school.summary)
+        made = None
+        for number in range(1, settings.rounds + 2):
+            made = train_stage(school, number, first=made, tell=_telling(given, settings.batches))
+        comparison = compare_stages(school, stages=settings.rounds + 1)
+        report = _write_comparison(school.report, comparison, title=f"Self-teaching: {school.folder.name}")
+    paths = [str(school.checkpoint(number)) for number in range(1, settings.rounds + 2)]
+    if given.json:
+        print(json.dumps({"checkpoints": paths, "report": str(report)}))
+    else:
+        print("\n".join([*(f"checkpoint: {path}" for path in paths), f"report: {report}"]))
+    return DONE
+
+
+def _telling(given: argparse.Namespace, steps: int) -> Callable[[int, Progress], None]:
+    """Return what prints a line for each saved stretch of a training."""
+
+    def tell(stage: int, progress: Progress) -> None:
+        if not given.json:
+            print(f"stage {stage}: step {progress.step} of {steps}, loss {progress.loss:.4f}", flush=True)
+
+    return tell
+
+
+def _write_comparison(path: Path, comparison: Comparison, *, title: str) -> Path:
+    from flows.view.fusion_page import write_fusion_page
+
+    return write_fusion_page(
+        path, title=title, tables=comparison.tables, counts=comparison.counts, pictures=comparison.pictures
+    )
+
+
+def _evaluate(given: argparse.Namespace) -> int:
+    from flows.coco.sources import open_source
+    from flows.make.evaluate_fusion import (
+        cases_of_run,
+        cases_of_source,
+        compare,
+        open_methods,
+        read_networks,
+        tell_comparison,
+    )
+    from flows.make.realism import choose_device
+    from flows.store.layout import open_run
+
+    if (given.run is None) == (given.source is None):
+        raise BadRequest("give either a RUN or a --source")
+    networks, device = read_networks(given.network), choose_device(given.device)
+    methods = open_methods(networks, device=device)
+    if given.run is not None:
+        sets = cases_of_run(open_run(given.run), most=given.count)
+    else:
+        first = next(iter(networks.values()))
+        sets = cases_of_source(
+            open_source(given.source), given.photos, first=first, count=given.count, seed=given.seed, device=device
+        )
+    comparison = compare(sets, methods)
+    page = given.page and _write_comparison(given.page, comparison, title="Ways of composing compared")
+    if given.json:
+        print(json.dumps({**comparison.to_json(), "page": page and str(page)}))
+    else:
+        print("\n".join(tell_comparison(comparison)) + (f"\npage: {page}" if page else ""))
     return DONE
 
 
@@ -240,6 +568,226 @@ def _remake(given: argparse.Namespace) -> int:
         outcome = "the same bytes" if remade.same else f"other bytes in {', '.join(remade.differing)}"
         print(f"{remade.key}: {outcome}")
     return DONE if remade.same else DAMAGE
+
+
+def _score(given: argparse.Namespace) -> int:
+    from flows.make.score import open_judge, pick_device, score_folder, score_pair, summarize, tell_scores, write_scores
+    from flows.progress import watching
+
+    if given.mask is not None and given.output is not None:
+        raise BadRequest("--output is for data sets; leave it out for one picture")
+    device, judge = pick_device(given.device), open_judge(given.checkpoint)
+    if given.mask is not None:
+        score = score_pair(given.place, given.mask, checkpoint=judge, device=device)
+        kept = score >= judge.threshold
+        if given.json:
+            print(json.dumps({"score": score, "threshold": judge.threshold, "kept": kept}))
+        else:
+            print(f"{score:.4f}  {'kept' if kept else 'dropped'} by a gate at {judge.threshold:.4f}")
+        return DONE
+    with watching(quiet=given.json) as watch:
+        rows = list(score_folder(given.place, checkpoint=judge, device=device, watch=watch))
+    if given.output is not None:
+        write_scores(rows, given.output)
+    summary = summarize(rows)
+    print(json.dumps(summary) if given.json else "\n".join(tell_scores(summary)))
+    return DONE if summary["all"]["scored"] else DAMAGE
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from flows.coco.sources import open_source
+    from flows.make.audit import audit_checkpoint, draw_audit, tell_audit
+    from flows.make.score import judge_path, open_judge, pick_device
+    from flows.progress import watching
+    from realism.audit import find_failures
+    from realism.checkpoint import mark_audited
+
+    device, judge = pick_device(given.device), open_judge(given.checkpoint)
+    with watching(quiet=given.json) as watch:
+        source = open_source(given.source, watch=watch)
+        side = judge.model.shape.side
+        cases = draw_audit(source, given.photos, learnt=judge.image_ids, side=side, watch=watch)
+    table = audit_checkpoint(judge, cases, device=device)
+    if given.write:
+        mark_audited(judge_path(given.checkpoint), table)
+    print(json.dumps({**table, "failures": find_failures(table)}) if given.json else "\n".join(tell_audit(table)))
+    return DONE if table["passed"] else DAMAGE
+
+
+def _export(given: argparse.Namespace) -> int:
+    from flows.make.export import export_run
+    from flows.progress import watching
+    from flows.store.layout import open_run
+    from flows.store.read import Damaged
+
+    try:
+        with watching(quiet=given.json) as watch:
+            exported = export_run(
+                open_run(given.run),
+                given.folder,
+                form=given.format,
+                splits=given.split,
+                name=given.name,
+                masks=given.masks,
+                link=given.link,
+                watch=watch,
+            )
+    except Damaged as damage:
+        print(f"hcoco export: {damage}", file=sys.stderr)
+        return DAMAGE
+    if given.json:
+        print(json.dumps({**vars(exported), "folder": str(exported.folder)}))
+    else:
+        splits = ", ".join(f"{count} {split}" for split, count in exported.samples.items())
+        links = f", {exported.linked} of them hard links" if exported.linked else ""
+        print(
+            f"{sum(exported.samples.values())} samples ({splits}) in {exported.files} pictures{links}: {exported.folder}"
+        )
+    return DONE
+
+
+def _card(given: argparse.Namespace) -> int:
+    from flows.store.layout import open_run
+    from flows.store.read import Damaged
+    from flows.view.data_card import write_card
+
+    try:
+        paths = write_card(open_run(given.run))
+    except Damaged as damage:
+        print(f"hcoco card: {damage}", file=sys.stderr)
+        return DAMAGE
+    print(json.dumps([str(path) for path in paths]) if given.json else "\n".join(str(path) for path in paths))
+    return DONE
+
+
+def _status(given: argparse.Namespace) -> int:
+    from flows.make.status import read_status, tell_status
+
+    status = read_status(given.run)
+    print(json.dumps(status.to_json()) if given.json else "\n".join(tell_status(status)))
+    return DAMAGE if status.state == "damaged" else DONE
+
+
+def _repair(given: argparse.Namespace) -> int:
+    from flows.make.repair import repair_run
+    from flows.runners import LocalRunner
+    from flows.settings import usable_cores
+    from flows.store.layout import open_run
+    from flows.store.lock import only_build
+    from flows.view.refresh import refresh_views
+
+    layout, mended = open_run(given.run), []
+    with LocalRunner(given.workers or usable_cores()) as runner, only_build(layout):
+        for each in repair_run(layout, over=runner.map):
+            mended.append(each)
+            if not given.json:
+                print(each)
+        lost = [each for each in mended if each.how == "lost"]
+        if not lost:
+            refresh_views(layout)
+    if given.json:
+        print(json.dumps({"run": str(layout.run), "whole": not lost, "mended": [vars(each) for each in mended]}))
+    elif not lost:
+        print(f"{layout.run}: {f'{len(mended)} mended' if mended else 'nothing was damaged'}")
+    return DAMAGE if lost else DONE
+
+
+def _decide(given: argparse.Namespace) -> int:
+    from flows.make.decide import decide
+    from flows.make.decision_list import read_list, read_rule
+    from flows.store.layout import open_run
+    from flows.store.lock import only_build
+
+    layout = open_run(given.run)
+    bounds = [f"{end}_{what}" for what in ("score", "effect", "strength") for end in ("min", "max")]
+    names = ("reason", "family", "split", *bounds)
+    rule = {name: value for name in names if (value := getattr(given, name)) not in (None, ())}
+    if (given.list is None) == (not rule):
+        raise BadRequest("give a LIST, or a rule such as --reason unnatural --min-score 0.4, and not both")
+    decision = (
+        read_rule(given.command, rule)
+        if given.list is None
+        else read_list(given.list, action=given.command, run=layout.run.name)
+    )
+    with only_build(layout):
+        return _tell_change(given, layout, decide(layout, decision))
+
+
+def _undo(given: argparse.Namespace) -> int:
+    from flows.make.decide import undo
+    from flows.store.layout import open_run
+    from flows.store.lock import only_build
+
+    layout = open_run(given.run)
+    with only_build(layout):
+        return _tell_change(given, layout, undo(layout, every=given.all))
+
+
+def _tell_change(given: argparse.Namespace, layout: Layout, change: Change) -> int:
+    """Show a change of a run in its report, and tell it."""
+    from flows.make.run import Finished
+    from flows.view.refresh import refresh_views
+
+    report = refresh_views(layout)
+    if given.json:
+        print(json.dumps({"run": str(layout.run), "report": str(report), **change.to_json()}))
+        return DONE
+    print(f"{change.readmitted} come, {change.dropped} go, {len(change.shards)} shards written anew")
+    if change.spared:
+        print(
+            f"{change.spared} that fit stay as they are: a list or a later rule says otherwise, or they have no pictures"
+        )
+    print(f"{Finished(layout, change.manifest).summary}\nreport: {report}")
+    return DONE
+
+
+def _regate(given: argparse.Namespace) -> int:
+    from flows.make.decide import decide
+    from flows.make.regate import check_limit, look_ahead, tell_outlook
+    from flows.store.layout import open_run
+    from flows.store.lock import only_build
+    from flows.view.sheet import check_sheet, write_sheet
+
+    layout, other = open_run(given.run), check_limit(given.gate, given.threshold)
+    sheet = None if given.sheet is None else check_sheet(given.sheet)
+    outlook = look_ahead(layout, other)
+    if not given.json:
+        print("\n".join(tell_outlook(outlook)))
+    if sheet is not None:
+        title = f"{layout.run.name}: {other.gate} at {other.limit:g}"
+        write_sheet(layout, outlook.nearest, sheet, limit=other.limit, title=title)
+    if given.apply:
+        with only_build(layout):
+            return _tell_change(given, layout, decide(layout, other))
+    if given.json:
+        print(json.dumps({"run": str(layout.run), **outlook.to_json()}))
+    elif sheet is not None:
+        print(f"sheet: {sheet}")
+    return DONE
+
+
+def _gallery(given: argparse.Namespace) -> int:
+    from flows.progress import watching
+    from flows.runners import LocalRunner
+    from flows.settings import usable_cores
+    from flows.store.layout import open_run
+    from flows.store.lock import only_build
+    from flows.view.gallery import write_gallery
+
+    layout = open_run(given.run)
+    with (
+        LocalRunner(given.workers or usable_cores()) as runner,
+        watching(quiet=given.json) as watch,
+        only_build(layout),
+    ):
+        written = write_gallery(layout, over=runner.map, side=given.side, watch=watch)
+    if given.json:
+        print(json.dumps({"run": str(layout.run), **vars(written), "page": str(written.page)}))
+    else:
+        blank = written.samples - written.pictured
+        without = f", {blank} of them without pictures" if blank else ""
+        print(f"{written.samples} samples{without}, {written.size / 1e6:.1f} MB\ngallery: {written.page}")
+    return DONE
 
 
 def _up(given: argparse.Namespace) -> int:

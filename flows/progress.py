@@ -1,10 +1,11 @@
-"""The progress bar of `hcoco build`: samples a second, kept and rejected by reason."""
+"""What the command line shows of work in progress: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,6 +22,9 @@ from rich.progress import (
 from rich.text import Text
 
 from flows.make.shard import Done
+
+if TYPE_CHECKING:
+    from flows.make.realism import Told
 
 
 class _Rate(ProgressColumn):
@@ -46,6 +50,30 @@ def watching(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield watch
+
+
+@contextmanager
+def showing_training(*, steps: int, quiet: bool) -> Iterator[Callable[[Told], None]]:
+    """Yield a function to tell of each step; on a terminal it moves a bar, elsewhere it prints a line a saved state."""
+    console = Console(quiet=quiet, highlight=False)
+    bar = Progress(
+        TextColumn("steps"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    task, figures = bar.add_task("steps", total=steps, rate=""), Text()
+    on_terminal = console.is_terminal and not quiet
+
+    def tell(told: Told) -> None:
+        bar.update(task, completed=told.step, rate=f"{told.rate:.1f}/s" if told.made else "")
+        figures.plain = told.figures
+        if told.saved and not on_terminal:
+            console.print(told.line, soft_wrap=True)
+
+    with Live(Group(bar, figures), console=console) if on_terminal else nullcontext():
+        yield tell
 
 
 def show_progress(shards: Iterable[Done], *, total: int, quiet: bool) -> None:

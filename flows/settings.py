@@ -11,9 +11,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from flows.errors import BadRequest
 
@@ -29,6 +29,10 @@ DEFAULT_FAMILIES: Final[Mapping[str, float]] = {
 
 COCO_BASE: Final = "http://images.cocodataset.org"
 SAMPLE: Final = "sample"
+FUSION: Final = "fusion"
+STAGES: Final = ("harmonization", FUSION)
+MOST_FUSION_VARIANTS: Final = 50
+"""Variants have two digits in a sample's key, and the upper half of them are of the fusion stage."""
 SAMPLE_SHARD_SIZE: Final = 16
 SHARD_SIZE: Final = 1000
 
@@ -38,10 +42,12 @@ NOT_IDENTITY: Final = frozenset({"coco_base", "output", "run", "samples", "varia
 LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 """Of the families together, and of each: far beyond, sums of weights overflow or vanish."""
 
-_RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+Model = TypeVar("Model", bound=BaseModel)
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def _families(value: object) -> object:
+def weights_by_name(value: object) -> object:
     """Read `mkl=1,idt=2`, or a bare name for a weight of 1, as an object."""
     if not isinstance(value, str):
         return value
@@ -49,11 +55,29 @@ def _families(value: object) -> object:
     return {name.strip(): (weight.strip() if equals else "1") for name, equals, weight in pairs}
 
 
-def _comma_list(value: object) -> object:
+def comma_list(value: object) -> object:
     """Read `a,b` as a list, and a single number as a list of one."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return (value,) if isinstance(value, int) else value
+
+
+def check_path(path: str | Path | None) -> str | Path | None:
+    """Return a path from a user as it is; raise ValueError where the system could not open any such path."""
+    if path is not None and "\0" in str(path):
+        raise ValueError("a path cannot hold a NUL character")
+    try:
+        Path(path or "").expanduser()
+    except RuntimeError:
+        raise ValueError("there is no such user's home folder") from None
+    return path
+
+
+def check_name(name: str | None) -> str | None:
+    """Return the name of a folder from a user as it is; raise ValueError where it is more than a plain name."""
+    if name is not None and not _PLAIN_NAME.fullmatch(name):
+        raise ValueError("use letters, digits, `.`, `_` and `-` only, 100 at most, and begin with a letter or digit")
+    return name
 
 
 class BuildSettings(BaseModel):
@@ -80,12 +104,20 @@ class BuildSettings(BaseModel):
     run: str | None = Field(
         None, description="Name of this run's folder; by default the source and 8 hex digits of the settings."
     )
-    stages: Annotated[tuple[Literal["harmonization"], ...], BeforeValidator(_comma_list)] = Field(
-        ("harmonization",), min_length=1, description="What to make: `harmonization` triplets."
+    stages: Annotated[tuple[Literal["harmonization", "fusion"], ...], BeforeValidator(comma_list)] = Field(
+        STAGES,
+        min_length=1,
+        description="What to make: `harmonization` triplets (edited people), `fusion` triplets (people brought into "
+        "other photographs), or both, as `harmonization,fusion`.",
     )
-    samples: int | None = Field(None, ge=1, description="Upper bound of planned edits; all where not given.")
-    variants: int = Field(1, ge=1, le=100, description="Edits per subject, each with another reference.")
-    families: Annotated[dict[str, float], BeforeValidator(_families)] = Field(
+    samples: int | None = Field(None, ge=1, description="Upper bound of planned edits of a stage; all where not given.")
+    variants: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Edits per subject, each with another reference or in another place; 50 at most for fusion.",
+    )
+    families: Annotated[dict[str, float], BeforeValidator(weights_by_name)] = Field(
         dict(DEFAULT_FAMILIES), description="Colour-transfer families and their weights, as `mkl=1,reinhard=2`."
     )
     min_person_share: float = Field(
@@ -94,7 +126,7 @@ class BuildSettings(BaseModel):
     exclude_ids: Path | None = Field(
         None, description="File of COCO image ids, one a line, that must not be touched (a benchmark's test set, say)."
     )
-    licenses: Annotated[tuple[int, ...] | None, BeforeValidator(_comma_list)] = Field(
+    licenses: Annotated[tuple[int, ...] | None, BeforeValidator(comma_list)] = Field(
         None, description="COCO licence ids that are allowed, as `4,5,7`; all where not given."
     )
     max_side: int | None = Field(
@@ -111,19 +143,54 @@ class BuildSettings(BaseModel):
         description=f"Planned samples per shard; {SHARD_SIZE}, and {SAMPLE_SHARD_SIZE} for `sample`.",
     )
     gate: Literal["on", "off"] = Field(
-        "off", description="Realism gate; `on` is refused by this version, which has no network good enough to decide."
+        "on", description="Realism gate, which drops what looks grossly unnatural: `on` or `off`."
     )
-    gate_checkpoint: Path | None = Field(None, description="Checkpoint of the gate; needs `gate` to be `on`.")
+    gate_checkpoint: Path | None = Field(
+        None, description="Checkpoint of the gate; the one shipped for photographs by default, for `sample` its own."
+    )
     gate_threshold: float | None = Field(
-        None, ge=0, le=1, description="A sample is kept where its score is at least this; needs `gate` to be `on`."
+        None, ge=0, le=1, description="A sample is kept where its score is at least this; the checkpoint's by default."
     )
 
-    @field_validator("gate", "gate_checkpoint", "gate_threshold")
+    easy_share: float = Field(
+        0.33, gt=0, le=1, description="Share of the whole people, the easiest to cut out, that fusion takes."
+    )
+    fusion_side: int = Field(
+        384, ge=128, le=1024, description="Longer side of a fusion picture, in pixels; smaller photographs stay so."
+    )
+    fusion_checkpoint: Path | None = Field(
+        None,
+        description="Network that makes the hard fusion samples; the one shipped for photographs by default, for "
+        "`sample` its own.",
+    )
+
+    @field_validator("stages")
     @classmethod
-    def _refuse_gate(cls, value: object) -> object:
-        if value in (None, "off"):
-            return value
-        raise ValueError("this version has no realism network good enough to gate with; leave it out, or give gate=off")
+    def _check_stages(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(stage for stage in STAGES if stage in stages)
+
+    @field_validator("variants")
+    @classmethod
+    def _check_variants(cls, variants: int, info: ValidationInfo) -> int:
+        if variants > MOST_FUSION_VARIANTS and FUSION in info.data.get("stages", ()):
+            raise ValueError(
+                f"at most {MOST_FUSION_VARIANTS} with the stage fusion; give stages=harmonization for more"
+            )
+        return variants
+
+    @field_validator("fusion_checkpoint")
+    @classmethod
+    def _refuse_without_fusion(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and FUSION not in info.data.get("stages", ()):
+            raise ValueError("it is for the stage fusion; add it to stages, or leave the checkpoint out")
+        return value
+
+    @field_validator("gate_checkpoint", "gate_threshold")
+    @classmethod
+    def _refuse_without_gate(cls, value: Path | float | None, info: ValidationInfo) -> Path | float | None:
+        if value is not None and info.data.get("gate") == "off":
+            raise ValueError("there is no gate with gate=off; leave one of the two out")
+        return value
 
     @field_validator("families")
     @classmethod
@@ -137,25 +204,10 @@ class BuildSettings(BaseModel):
             raise ValueError(f"at least one family needs a weight above 0 (together {LEAST_WEIGHT:g} or more)")
         return families
 
-    @field_validator("source", "images", "annotations", "output", "exclude_ids")
-    @classmethod
-    def _check_path(cls, path: str | Path | None) -> str | Path | None:
-        if path is not None and "\0" in str(path):
-            raise ValueError("a path cannot hold a NUL character")
-        try:
-            Path(path or "").expanduser()
-        except RuntimeError:
-            raise ValueError("there is no such user's home folder") from None
-        return path
-
-    @field_validator("run")
-    @classmethod
-    def _check_run(cls, run: str | None) -> str | None:
-        if run is not None and not _RUN_NAME.fullmatch(run):
-            raise ValueError(
-                "use letters, digits, `.`, `_` and `-` only, 100 at most, and begin with a letter or digit"
-            )
-        return run
+    _check_paths = field_validator(
+        *("source", "images", "annotations", "output", "exclude_ids", "gate_checkpoint", "fusion_checkpoint")
+    )(check_path)
+    _check_run = field_validator("run")(check_name)
 
     @property
     def planned_per_shard(self) -> int:
@@ -174,28 +226,48 @@ def usable_cores() -> int:
 
 
 def parse_settings(values: Mapping[str, Any]) -> BuildSettings:
+    """Check the settings of a build from a user; see `parse`."""
+    return parse(BuildSettings, values)
+
+
+def parse(model: type[Model], values: Mapping[str, Any]) -> Model:
     """Check settings from a user; raise `BadRequest` with one line for the first that does not fit."""
     try:
-        return BuildSettings.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"][:1]) or "settings"
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            raise BadRequest(
-                f"there is no setting {name!r}; known are {', '.join(BuildSettings.model_fields)}"
-            ) from None
+            raise BadRequest(f"there is no setting {name!r}; known are {', '.join(model.model_fields)}") from None
         raise BadRequest(f"setting {name}: {message} (got {first['input']!r})") from None
 
 
-def identity(settings: BuildSettings, *, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def identity(
+    settings: BuildSettings,
+    *,
+    inputs: Mapping[str, Any],
+    checkpoint: str | None = None,
+    threshold: float | None = None,
+    fuser: str | None = None,
+) -> dict[str, Any]:
     """Return what makes a run this run: settings that decide bytes, and digests of the files they name.
 
-    Paths do not take part, the content behind them does (`inputs`): a folder that moved is the same source.
+    Paths do not take part, the content behind them does: a folder that moved is the same source.
+
+    Args:
+        settings: Of the run.
+        inputs: Digests of the annotations and of the excluded ids.
+        checkpoint: Digest of the gate's checkpoint; None without a gate.
+        threshold: Of the gate, the checkpoint's where the settings name none; None without a gate.
+        fuser: Digest of the fusion network; None without the stage fusion.
     """
     values = settings.model_dump(
         mode="json", exclude=set(NOT_IDENTITY) | {"source", "images", "annotations", "exclude_ids"}
     )
+    values |= {"gate_checkpoint": checkpoint, "gate_threshold": threshold, "fusion_checkpoint": fuser}
+    if FUSION not in settings.stages:
+        values |= {"easy_share": None, "fusion_side": None}
     values["families"] = {name: weight for name, weight in sorted(settings.families.items()) if weight > 0}
     values["licenses"] = None if settings.licenses is None else sorted(set(settings.licenses))
     values["stages"] = sorted(set(settings.stages))

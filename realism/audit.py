@@ -58,12 +58,24 @@ def audit_scores(
         "null_auroc": round(together, 4),
         "shift": shift,
         "worst_shift": worst,
-        "maskless_auroc": None if maskless is None else round(auroc(*maskless), 4),
+        "maskless_auroc": round(auroc(*maskless), 4) if maskless and all(map(np.size, maskless)) else None,
     }
-    return {**table, "passed": count >= min_subjects and is_within_limits(table)}
+    return {**table, "passed": not find_failures(table, min_subjects=min_subjects)}
 
 
 def is_within_limits(audit: Mapping[str, Any]) -> bool:
     """Say whether every figure of an audit's table is within its limit, on however few subjects it was taken."""
-    nulls = [audit["null_auroc"], *audit["null"].values()]
-    return all(abs(value - 0.5) <= NULL_TOLERANCE for value in nulls) and audit["worst_shift"] <= SHIFT_TOLERANCE
+    return not find_failures(audit, min_subjects=0)
+
+
+def find_failures(audit: Mapping[str, Any], *, min_subjects: int = MIN_SUBJECTS) -> list[str]:
+    """Say what of an audit's table is beyond its limits, a line for each; a figure that is not finite is."""
+    nulls = {"all null edits": audit["null_auroc"], **{f"null edit {k}": v for k, v in audit["null"].items()}}
+    few = [f"{audit['subjects']} subjects, fewer than {min_subjects}"] if audit["subjects"] < min_subjects else []
+    told = {name: value for name, value in nulls.items() if not round(abs(value - 0.5), 4) <= NULL_TOLERANCE}
+    moved = {name: value for name, value in audit["shift"].items() if not abs(value) <= SHIFT_TOLERANCE}
+    return [
+        *few,
+        *(f"{name}: AUROC {value:.3f}" for name, value in told.items()),
+        *(f"{name} shifts the mean score by {value:+.4f}" for name, value in moved.items()),
+    ]

@@ -10,7 +10,7 @@ first (Xue, Agarwala, Dorsey, Rushmeier 2012); that a network can learn realism 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,15 @@ ARCHITECTURE: Final = "regions"
 ARCHITECTURE_VERSION: Final = 1
 """Raised whenever the same weights would give other scores."""
 
+MAX_SIDE: Final = 1024
+"""Crops that are larger would take gigabytes a batch."""
 BRANCHES: Final = ("quantiles", "colours", "convolution")
 CHANGES: Final = 6
 """Numbers that the second head tells of an edit, see `Batch.changes`."""
 QUANTILES: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 _DARK: Final = 0.02  # added to linear light before the logarithm: noise in the shadows is not colour
-_EDGE: Final = 0.3  # weight of the pixels at a region's edge; the shipped weights were trained with 0.5, which moves scores too much
+_EDGE: Final = 0.2  # weight of the pixels at a region's edge; with more, scores move with the mask's last pixels
+_EDGE_LEARNING: Final = 0.3  # the same while it learns: those pixels do tell, and what they taught stays
 _RING: Final = 7  # side of the window that makes the ring, in pixels of the halved crop
 
 
@@ -33,6 +36,7 @@ _RING: Final = 7  # side of the window that makes the ring, in pixels of the hal
 class Shape:
     """What a network is built from; stands in the checkpoint."""
 
+    architecture: ClassVar = ARCHITECTURE
     side: int = 64
     """Pixels of the square crop; a multiple of 16."""
     branches: tuple[str, ...] = BRANCHES
@@ -54,8 +58,8 @@ class Discriminator(nn.Module):
         super().__init__()
         if not shape.branches or not set(shape.branches) <= set(BRANCHES):
             raise ValueError(f"branches must be some of {', '.join(BRANCHES)}, got {shape.branches}")
-        if shape.side < 32 or shape.side % 16:
-            raise ValueError(f"side must be a multiple of 16 from 32 up, got {shape.side}")
+        if not 32 <= shape.side <= MAX_SIDE or shape.side % 16:
+            raise ValueError(f"side must be a multiple of 16 from 32 to {MAX_SIDE}, got {shape.side}")
         self.shape = shape
         every: dict[str, Quantiles | Colours | Convolution] = {
             "quantiles": Quantiles(),
@@ -81,7 +85,7 @@ class Discriminator(nn.Module):
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (B,) and guessed changes (B, 6) of crops, uint8 (B, side, side, 4): sRGB and mask."""
         pixels = crops.permute(0, 3, 1, 2).to(torch.float32) / 255  # (B, 4, S, S)
-        view = look(pixels)
+        view = look(pixels, edge=_EDGE_LEARNING if self.training else _EDGE)
         hidden = self.trunk(torch.cat([branch(view) for branch in self.branches.values()], dim=1))  # (B, hidden / 2)
         return self.natural(hidden)[:, 0].float(), self.change(hidden).float()
 
@@ -100,11 +104,11 @@ class View:
     """(B, 3, h, h): subject, ring around it, all surroundings; 0..1."""
 
 
-def look(pixels: Tensor) -> View:
-    """Derive a `View` from sRGB and mask, (B, 4, S, S), 0..1."""
+def look(pixels: Tensor, *, edge: float = _EDGE) -> View:
+    """Derive a `View` from sRGB and mask, (B, 4, S, S), 0..1; `edge` as in `without_edge`."""
     light = torch.log(pixels[:, :3] ** 2.2 + _DARK)
     half, mask = pixels[:, :3, ::2, ::2], pixels[:, 3:, ::2, ::2]
-    subject, outside = without_edge(mask), without_edge(1 - mask)
+    subject, outside = without_edge(mask, weight=edge), without_edge(1 - mask, weight=edge)
     grown = functional.max_pool2d(mask, (_RING, 1), 1, (_RING // 2, 0))
     ring = functional.max_pool2d(grown, (1, _RING), 1, (0, _RING // 2)) * outside
     relative = light - pool(light[..., ::2, ::2], outside)[..., None, None]
@@ -119,10 +123,10 @@ def look(pixels: Tensor) -> View:
     )
 
 
-def without_edge(mask: Tensor) -> Tensor:
+def without_edge(mask: Tensor, *, weight: float) -> Tensor:
     """Weigh the pixels of a region (B, 1, h, w) down where it ends: annotators disagree by a pixel or two."""
     inner = -functional.max_pool2d(-mask, 3, 1, 1)
-    return _EDGE * mask + (1 - _EDGE) * inner
+    return weight * mask + (1 - weight) * inner
 
 
 def pool(values: Tensor, weights: Tensor) -> Tensor:

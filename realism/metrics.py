@@ -1,10 +1,24 @@
-"""Measure a discriminator: ranking, calibration, precision and recall, the order of severity. Scores in, numbers out."""
+"""Measure what networks do.
+
+A discriminator by ranking, calibration, precision and recall, the order of severity: scores in, numbers out. A composite
+by its distance to the wanted one, all over and along the subject's edge: pictures in, numbers out.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from skimage.metrics import structural_similarity
 
+BAND_PX: Final = 6
+"""How far from the matte's edge the boundary band reaches, in pixels, on either side."""
+MOST_DECIBELS: Final = 100.0
+"""PSNR of what is identical, so that means stay finite."""
+
+Pixels = NDArray[np.uint8]
 Values = NDArray[np.float64]
 
 
@@ -73,3 +87,51 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float:
     a, b = a - a.mean(), b - b.mean()
     scale = float(np.sqrt((a @ a) * (b @ b)))
     return float(a @ b) / scale if scale > 0 else 0.0
+
+
+def boundary_band(alpha: Pixels, *, reach: int = BAND_PX) -> NDArray[np.bool_]:
+    """Return the pixels within `reach` of a matte's edge, and all that are mixed; bool (H, W) of uint8 (H, W)."""
+    solid = (alpha > 127).view(np.uint8)
+    disc = cv2.getStructuringElement(shape=cv2.MORPH_ELLIPSE, ksize=(2 * reach + 1,) * 2)
+    near = cv2.dilate(solid, kernel=disc) > cv2.erode(solid, kernel=disc)
+    return np.asarray(near | ((alpha > 12) & (alpha < 243)))
+
+
+def squared_error(first: Pixels, second: Pixels, *, where: NDArray[np.bool_] | None = None) -> float:
+    """Return the mean squared difference of two uint8 (H, W, 3) pictures in levels, of the pixels `where`; 0 of none."""
+    difference = first.astype(np.float32) - second.astype(np.float32)
+    chosen = difference if where is None else difference[where]
+    return float(np.mean(chosen.astype(np.float64) ** 2)) if chosen.size else 0.0
+
+
+def decibels(squared: float) -> float:
+    """Return the peak signal-to-noise ratio of a mean squared error on the scale 0..255."""
+    return MOST_DECIBELS if squared <= 0 else min(float(10 * np.log10(255**2 / squared)), MOST_DECIBELS)
+
+
+def measure_composite(composite: Pixels, wanted: Pixels, alpha: Pixels) -> dict[str, float]:
+    """Measure a composite against the wanted one.
+
+    Args:
+        composite: uint8 (H, W, 3) sRGB, at least 7 pixels a side.
+        wanted: Of the same shape.
+        alpha: uint8 (H, W), the true matte; its edge says where the boundary band is.
+
+    Returns:
+        `psnr` and `ssim` of the whole picture (peak 255; Wang, Bovik, Sheikh, Simoncelli 2004), `boundary_psnr` and
+        `boundary_error` (mean absolute difference in levels) of the band.
+
+    Raises:
+        ValueError: Shapes that do not belong together.
+    """
+    if composite.shape != wanted.shape or composite.shape != (*alpha.shape, 3):
+        shapes = (composite.shape, wanted.shape, alpha.shape)
+        raise ValueError(f"composite and wanted must be (H, W, 3) and alpha (H, W) of one size, got {shapes}")
+    band = boundary_band(alpha)
+    levels = np.abs(composite[band].astype(np.int16) - wanted[band])
+    return {
+        "psnr": decibels(squared_error(composite, wanted)),
+        "ssim": float(structural_similarity(composite, wanted, channel_axis=2, data_range=255)),  # type: ignore[no-untyped-call]
+        "boundary_psnr": decibels(squared_error(composite, wanted, where=band)),
+        "boundary_error": float(levels.mean()) if levels.size else 0.0,
+    }

@@ -6,14 +6,15 @@ resampling, the exact edge of the mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from realism.networks import ARCHITECTURES, Network
+from realism.threads import one_thread
 
 if TYPE_CHECKING:
     from realism.checkpoint import Checkpoint
@@ -24,8 +25,11 @@ Crop = NDArray[np.uint8]
 SIDE: Final = 64
 CONTEXT: Final = 1.7
 """Side of the crop in longer sides of the subject's box."""
-BATCH: Final = 32
-"""Crops that the network sees at once, always: short batches are padded, so that a score has one value."""
+BATCH: Final = ARCHITECTURES["regions"].batch
+"""Crops that the compact network sees at once, always: short batches are padded, so that a score has one value.
+
+The batch of every other architecture divides it, so that a crop's place in a batch of this size says its place there.
+"""
 DECIMALS: Final = 4
 
 
@@ -92,28 +96,18 @@ def score_crops(checkpoint: Checkpoint, crops: NDArray[np.uint8], *, device: str
     return np.asarray(np.round(scores, DECIMALS), np.float64)
 
 
-def score_logits(model: torch.nn.Module, crops: NDArray[np.uint8], *, device: str = "cpu") -> NDArray[np.float64]:
+def score_logits(model: Network, crops: NDArray[np.uint8], *, device: str = "cpu") -> NDArray[np.float64]:
     """Return the network's raw logits, float64 (N,), in padded batches; see `score_crops`."""
-    side = int(model.shape.side)  # type: ignore[union-attr, arg-type]
+    side, size = model.shape.side, ARCHITECTURES[model.shape.architecture].batch
     if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != (side, side, 4):
         raise ValueError(f"crops must be uint8 (N, {side}, {side}, 4), got {crops.dtype} {crops.shape}")
     model.to(device).eval()
     logits = np.empty(len(crops), np.float64)
-    with _one_thread(), torch.inference_mode():
-        for first in range(0, len(crops), BATCH):
-            part = crops[first : first + BATCH]
-            batch = np.zeros((BATCH, side, side, 4), np.uint8)
+    with one_thread(), torch.inference_mode():
+        for first in range(0, len(crops), size):
+            part = crops[first : first + size]
+            batch = np.zeros((size, side, side, 4), np.uint8)
             batch[: len(part)] = part
             found, _ = model(torch.from_numpy(batch).to(device))
-            logits[first : first + BATCH] = found[: len(part)].cpu().numpy()
+            logits[first : first + size] = found[: len(part)].cpu().numpy()
     return logits
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,7 +1,8 @@
-"""Train the discriminator: one visible loop that can be killed at any moment and goes on as if nothing had been.
+"""Train a network: one visible loop, `fit`, that can be killed at any moment and goes on as if nothing had been.
 
 What is learnt from comes from outside as a function of the step, so the state of a training is the step, the weights,
-their running average, the optimizer's moments and torch's generator: saved together, atomically.
+their running average, the optimizer's moments and torch's generator: saved together, atomically. `train` is the loop
+for the discriminator; `realism.train_fusion` is the one for the fusion network.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,52 @@ from torch.nn import functional
 from realism.discriminator import Discriminator, Shape
 
 STATE_VERSION: Final = 1
+
+
+class LoopSettings(Protocol):
+    """What the loop has to know of a training's settings; see `TrainSettings`."""
+
+    @property
+    def steps(self) -> int:
+        """Return how many batches are learnt from."""
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the first weights and of dropout."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Return the highest learning rate."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Return AdamW's decay; 0 makes it Adam."""
+
+    @property
+    def warmup(self) -> int:
+        """Return how many steps the learning rate rises for."""
+
+    @property
+    def average(self) -> float:
+        """Return the decay of the running average of the weights."""
+
+    @property
+    def save_every(self) -> int:
+        """Return how many steps lie between two saved states."""
+
+
+class Divisible(Protocol):
+    """A batch, as far as the loop has to know it."""
+
+    def __len__(self) -> int:
+        """Return how many examples it holds."""
+
+    def split(self, parts: int) -> list[Self]:
+        """Return it cut into `parts`."""
+
+
+Network = TypeVar("Network", bound=nn.Module)
+Learnt = TypeVar("Learnt", bound=Divisible)
 
 
 @dataclass(frozen=True)
@@ -45,6 +92,14 @@ class Batch:
     """(groups * ladder, 6): what the edit did to the subject, about -1..1 each; 0 for naturals."""
     order: NDArray[np.int64]
     """(P, 2): rows (milder, more severe)."""
+
+    def __len__(self) -> int:
+        """Return the number of crops."""
+        return len(self.crops)
+
+    def split(self, parts: int) -> list[Batch]:
+        """Return it cut into `parts`, as even as can be; pairs that a cut would part are left out."""
+        return split_batch(self, parts)
 
 
 @dataclass(frozen=True)
@@ -90,13 +145,46 @@ def train(
     validate: Callable[[Discriminator], Mapping[str, float]] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[Discriminator, list[dict[str, float]]]:
+    """Train a discriminator with `fit`, whose arguments and errors these are."""
+    identity = asdict(settings)
+    identity["shape"]["branches"] = list(settings.shape.branches)
+    return fit(
+        lambda: Discriminator(settings.shape),
+        draw,
+        lambda model, batch: loss_of(model, batch, settings, device=device),
+        settings,
+        identity=identity,
+        state=state,
+        device=device,
+        validate=validate,
+        report=report,
+    )
+
+
+def fit(
+    build: Callable[[], Network],
+    draw: Callable[[int], Learnt],
+    loss: Callable[[Network, Learnt], Tensor],
+    settings: LoopSettings,
+    *,
+    identity: Mapping[str, Any],
+    state: Path,
+    device: str = "cpu",
+    half_on_cpu: bool = False,
+    validate: Callable[[Network], Mapping[str, float]] | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> tuple[Network, list[dict[str, float]]]:
     """Train, or go on from `state` where it is there; return the averaged network and its history.
 
     Args:
+        build: Makes the network; called once, after torch's generator was seeded.
         draw: Step to batch, the same batch for the same step whenever it is asked.
-        settings: A state that was begun with other settings is refused.
+        loss: Of a network on a batch, a scalar.
+        settings: Of the loop.
+        identity: All settings of the training, as JSON would hold them. A state that was begun with others is refused.
         state: File that holds the training; replaced atomically.
         device: `cpu` or `cuda`; mixed precision on the latter. Where its memory is too small the batch is halved.
+        half_on_cpu: Use mixed precision (bfloat16) on the CPU too.
         validate: Measures the averaged network after each stretch, for the record only.
         report: Told of each stretch.
 
@@ -104,27 +192,27 @@ def train(
         ValueError: `state` is damaged or belongs to other settings.
         NotANumberLossError: The loss stopped being finite.
     """
-    running = _begin(settings, device=device)
+    running = _begin(build, settings, device=device, half_on_cpu=half_on_cpu)
     if state.exists():
-        _load_state(state, settings, running)
+        _load_state(state, identity, running)
     started, losses = time.perf_counter(), []
     for step in range(running.step, settings.steps):
         for group in running.optimizer.param_groups:
             group["lr"] = rate_at(step, settings)
-        loss = _step(running, draw(step), settings, device=device)
-        if not math.isfinite(loss):
+        value = _step(running, draw(step), loss)
+        if not math.isfinite(value):
             raise NotANumberLossError(
-                f"the loss is {loss} at step {step}; what was saved last stays in {state.name}; "
+                f"the loss is {value} at step {step}; what was saved last stays in {state.name}; "
                 f"train with a smaller learning rate than {settings.learning_rate:g}"
             )
-        losses.append(loss)
+        losses.append(value)
         _follow(running, decay=min(settings.average, (1 + step) / (10 + step)))
         running.step = step + 1
         if running.step % settings.save_every == 0 or running.step == settings.steps:
             measured = dict(validate(running.average)) if validate else {}
             mean = float(np.mean(losses))
             running.history.append({"step": running.step, "loss": mean, **measured})
-            _save_state(state, settings, running)
+            _save_state(state, identity, running)
             if report:
                 seconds = time.perf_counter() - started
                 report(Progress(running.step, mean, seconds, measured, running.history))
@@ -133,27 +221,31 @@ def train(
 
 
 @dataclass
-class _Running:
-    """All that changes in a training."""
+class _Running(Generic[Network]):
+    """All that changes in a training, and in what precision it is computed."""
 
-    model: Discriminator
-    average: Discriminator
+    model: Network
+    average: Network
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    mixed: torch.autocast
     step: int = 0
     parts: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
 
 
-def _begin(settings: TrainSettings, *, device: str) -> _Running:
+def _begin(
+    build: Callable[[], Network], settings: LoopSettings, *, device: str, half_on_cpu: bool
+) -> _Running[Network]:
     torch.manual_seed(settings.seed)
-    model = Discriminator(settings.shape).to(device)
+    model = build().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scaler = torch.amp.GradScaler(enabled=device == "cuda")
-    return _Running(model, copy.deepcopy(model).eval(), optimizer, scaler)
+    mixed = torch.autocast(device, enabled=device == "cuda" or half_on_cpu)
+    return _Running(model, copy.deepcopy(model).eval(), optimizer, scaler, mixed)
 
 
-def rate_at(step: int, settings: TrainSettings) -> float:
+def rate_at(step: int, settings: LoopSettings) -> float:
     """Return the learning rate: up over the warm-up, then down by a half cosine to a fiftieth."""
     warm = min(1.0, (step + 1) / max(settings.warmup, 1))
     left = 0.5 * (1 + math.cos(math.pi * step / settings.steps))
@@ -192,7 +284,7 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
     return pieces
 
 
-def _step(running: _Running, batch: Batch, settings: TrainSettings, *, device: str) -> float:
+def _step(running: _Running[Network], batch: Learnt, loss: Callable[[Network, Learnt], Tensor]) -> float:
     """Make one step and return the loss; where memory is too small, halve what goes through the network at once."""
     model, optimizer, scaler = running.model, running.optimizer, running.scaler
     model.train()
@@ -200,14 +292,14 @@ def _step(running: _Running, batch: Batch, settings: TrainSettings, *, device: s
         optimizer.zero_grad(set_to_none=True)
         try:
             total = 0.0
-            for part in split_batch(batch, running.parts):
-                with torch.autocast(device, enabled=device == "cuda"):
-                    loss = loss_of(model, part, settings, device=device) / running.parts
-                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-                total += float(loss.detach())
+            for part in batch.split(running.parts):
+                with running.mixed:
+                    value = loss(model, part) / running.parts
+                scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
             break
         except torch.OutOfMemoryError:
-            if 4 * running.parts > len(batch.crops):  # normalization needs more than one crop
+            if 4 * running.parts > len(batch):  # normalization needs more than one example
                 raise
             running.parts *= 2
             torch.cuda.empty_cache()
@@ -220,7 +312,7 @@ def _step(running: _Running, batch: Batch, settings: TrainSettings, *, device: s
 
 
 @torch.no_grad()
-def _follow(running: _Running, *, decay: float) -> None:
+def _follow(running: _Running[Network], *, decay: float) -> None:
     """Move the averaged weights a little towards the present ones; counters are copied."""
     pairs = zip(running.average.state_dict().values(), running.model.state_dict().values(), strict=True)
     for slow, fast in pairs:
@@ -230,16 +322,10 @@ def _follow(running: _Running, *, decay: float) -> None:
             slow.copy_(fast)
 
 
-def _identity(settings: TrainSettings) -> dict[str, Any]:
-    values = asdict(settings)
-    values["shape"]["branches"] = list(settings.shape.branches)
-    return values
-
-
-def _save_state(state: Path, settings: TrainSettings, running: _Running) -> None:
+def _save_state(state: Path, identity: Mapping[str, Any], running: _Running[Network]) -> None:
     values = {
         "version": STATE_VERSION,
-        "settings": _identity(settings),
+        "settings": dict(identity),
         "step": running.step,
         "parts": running.parts,
         "history": running.history,
@@ -253,13 +339,13 @@ def _save_state(state: Path, settings: TrainSettings, running: _Running) -> None
     replace_atomically(state, lambda path: torch.save(values, path))
 
 
-def _load_state(state: Path, settings: TrainSettings, running: _Running) -> None:
+def _load_state(state: Path, identity: Mapping[str, Any], running: _Running[Network]) -> None:
     try:
         values = torch.load(state, map_location="cpu", weights_only=True)
         begun, version = values["settings"], values["version"]
     except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise ValueError(f"{state} is no training that can go on ({type(error).__name__}); remove it") from None
-    if version != STATE_VERSION or begun != _identity(settings):
+    if version != STATE_VERSION or begun != identity:
         raise ValueError(f"{state} was begun with other settings or by another version; remove it or name another file")
     running.model.load_state_dict(values["model"])
     running.average.load_state_dict(values["average"])

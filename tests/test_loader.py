@@ -1,7 +1,15 @@
-"""A plain `webdataset` loader reads what a build wrote; nothing of this project is needed for it."""
+"""Trainers' own readers read what a build wrote, and nothing of this project is needed for it.
+
+Plain `webdataset` and Hugging Face `datasets`, alone, with two loader workers, and as two ranks of a distributed training;
+the project's own loader beside them where ranks meet.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +20,9 @@ import webdataset as wds
 from torch.utils.data import DataLoader
 
 from flows.store.layout import Layout
-from flows.store.record import make_record
+from flows.store.record import flatten, make_record
+from flows.view.data_card import write_card
+from tests.conftest import ROOT
 from tests.flows.make.building import build_in, rows_of
 
 EPOCHS = 2
@@ -102,3 +112,99 @@ def test_rejected_samples_are_read_the_same_way(run: Layout) -> None:
     samples = list(wds.WebDataset(shards, shardshuffle=False).decode("rgb8"))
     rejected = {row["key"]: row["reason"] for row in rows_of(run) if row["status"] == "rejected"}
     assert {sample["__key__"]: sample["json"]["reason"] for sample in samples} == rejected
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment of a process whose `datasets` asks nobody and caches in a folder of the test."""
+    unset = ("RANK", "WORLD_SIZE", "PYTHONWARNINGS")
+    return {
+        **{name: value for name, value in os.environ.items() if name not in unset},
+        **dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"), "1"),
+        "HF_HOME": str(tmp_path_factory.mktemp("huggingface")),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reader", ["ours", "webdataset", "datasets"])
+def test_two_ranks_with_two_workers_each_see_every_sample_once(
+    run: Layout, offline: dict[str, str], tmp_path: Path, reader: str
+) -> None:
+    """Two processes joined by gloo share each epoch: together every training sample, none twice."""
+    ranks = read_as_ranks(reader, run, offline, tmp_path)
+    kept = Counter(row["key"] for row in rows_of(run) if row["status"] == "kept" and row["split"] == "train")
+    assert len(kept) > 20
+    for epoch in zip(*ranks, strict=True):
+        assert all(epoch)
+        assert Counter(key for keys in epoch for key in keys) == kept
+
+
+@pytest.mark.slow
+def test_ranks_that_wait_for_each_other_at_every_step_all_end(
+    run: Layout, offline: dict[str, str], tmp_path: Path
+) -> None:
+    """With `drop_last` both ranks make as many steps, so averaging gradients does not hang, and no sample repeats."""
+    for epoch in zip(*read_as_ranks("even", run, offline, tmp_path), strict=True):
+        assert len(epoch[0]) == len(epoch[1]) > 0
+        assert not set(epoch[0]) & set(epoch[1])
+
+
+def read_as_ranks(reader: str, run: Layout, environment: dict[str, str], folder: Path) -> list[list[list[str]]]:
+    """Return, for each of two ranks, the keys of its epochs."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ranks", reader, run.run, str(rank), "2", folder / "meeting"],
+            env=environment,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        printed = [rank.communicate(timeout=300)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    return [json.loads(text) for text in printed]
+
+
+HUGGING_FACE = """
+import json, sys
+from datasets import load_dataset, load_dataset_builder
+
+run = sys.argv[1]
+files = {"train": run + "/shards/train-*.tar"}
+card = load_dataset(run)
+features = load_dataset_builder(run).info.features
+tars = load_dataset("webdataset", data_files=files, split="train", features=features)
+streamed = load_dataset("webdataset", data_files=files, split="train", streaming=True)
+first = tars[0]
+print(json.dumps({
+    "keys": tars["__key__"][:],
+    "streamed": [sample["__key__"] for sample in streamed],
+    "by_card": {split: len(samples) for split, samples in card.items()},
+    "records": {sample["__key__"]: sample["json"] for sample in card["train"]},
+    "sizes": [first[name].size for name in ("composite.jpg", "real.jpg", "mask.png")],
+}))
+"""
+
+
+@pytest.mark.slow
+def test_hugging_face_datasets_reads_the_tars_and_the_card(run: Layout, offline: dict[str, str]) -> None:
+    """`load_dataset` streams the tars as they are, and takes the run's folder by its data card alone; both offline."""
+    write_card(run)
+    done = subprocess.run(
+        [sys.executable, "-c", HUGGING_FACE, run.run], env=offline, stdout=subprocess.PIPE, text=True, check=True
+    )
+    read = json.loads(done.stdout)
+    kept = [row for row in rows_of(run) if row["status"] == "kept"]
+    train = {row["key"]: row for row in kept if row["split"] == "train"}
+    assert sorted(read["keys"]) == sorted(read["streamed"]) == sorted(train)
+    assert read["by_card"] == Counter(row["split"] for row in kept)
+    for key, record in read["records"].items():
+        assert flatten(record) == {name: train[key][name] for name in flatten(record)}
+    assert len({tuple(size) for size in read["sizes"]}) == 1

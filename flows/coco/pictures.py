@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Final
@@ -12,7 +14,7 @@ from typing import Final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 Picture = NDArray[np.uint8]
 
@@ -98,21 +100,34 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
     Raises:
         BadPicture: Not a picture, truncated, too large, or of another size than the annotation says.
     """
+    with opened(data) as image:
+        _check_size(image, width=width, height=height)
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        small = np.asarray(image.convert("RGB"))
+    greyscale = grey_share(small) >= _CLEARLY_COLOURED
+    if greyscale:
+        greyscale = grey_share(decode(data, width=width, height=height)) >= GREY_SHARE
+    return Screening(crc32=zlib.crc32(data), greyscale=bool(greyscale))
+
+
+@contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+    """Open a picture's header with Pillow; nothing is decoded until something asks for pixels.
+
+    Raises:
+        BadPicture: Not a picture, or truncated; also in place of what goes wrong while the picture is in use.
+    """
     _check_chunks(data)
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of metadata nobody asked for
             Image.open(io.BytesIO(data), formats=_FORMATS) as image,
         ):
-            _check_size(image, width=width, height=height)
-            image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-            small = np.asarray(image.convert("RGB"))
+            yield image
+    except UnidentifiedImageError:  # whose message holds an address in memory
+        raise BadPicture("unreadable", "not a picture") from None
     except _DECODING_ERRORS as error:
         raise BadPicture("unreadable", f"not a picture or cut short: {error}") from None
-    greyscale = grey_share(small) >= _CLEARLY_COLOURED
-    if greyscale:
-        greyscale = grey_share(decode(data, width=width, height=height)) >= GREY_SHARE
-    return Screening(crc32=zlib.crc32(data), greyscale=bool(greyscale))
 
 
 def decode(data: bytes, *, width: int, height: int) -> Picture:

@@ -163,7 +163,7 @@ def open_source(
             f"source {source!r} {what}; give `sample`, a folder in COCO's layout (annotations/instances_*.json beside "
             "the folders of photographs), or --images and --annotations"
         )
-    return _open_folder(folder.resolve(), label=_label(folder.resolve().name), images=images, cache=cache)
+    return _open_folder(folder.resolve(), label=label_of(folder.resolve().name), images=images, cache=cache)
 
 
 def cache_folder() -> Path:
@@ -231,7 +231,7 @@ def _open_files(source: str, *, images: Path | None, annotations: Path | None, c
         raise BadRequest(f"the folder of photographs {images} does not exist; mend --images")
     catalog = open_catalog(annotations, cache=cache)
     name = _subset_name(annotations)
-    return Source(_label(name), (Subset(name, images.resolve(), annotations.resolve(), catalog),))
+    return Source(label_of(name), (Subset(name, images.resolve(), annotations.resolve(), catalog),))
 
 
 def _open_folder(folder: Path, *, label: str, images: Path | None, cache: Path) -> Source:
@@ -264,5 +264,6 @@ def _images_of(folder: Path, subset: str) -> Path | None:
     return next((place for place in places if place.is_dir()), None)
 
 
-def _label(name: str) -> str:
+def label_of(name: str) -> str:
+    """Return a name of files and folders that is fit for any of both: lower-case letters, digits and dashes."""
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()[:40] or "folder"

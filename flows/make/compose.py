@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -19,6 +19,7 @@ from augment import Recipe, draw_recipe, edit_subject, feather, measure_gates
 from augment.checks import foreground_mse
 from flows.coco.masks import Mask, decode_mask, scale_mask
 from flows.coco.pictures import BadPicture, Picture, decode, locate, read_bytes, scale_down, scaled_size
+from flows.store.record import EDIT
 
 JPEG: Final = (
     cv2.IMWRITE_JPEG_QUALITY,
@@ -42,6 +43,9 @@ Value = TypeVar("Value")
 
 Box = tuple[int, int, int, int]
 
+Look = Callable[[Picture, NDArray[np.uint8]], NDArray[np.uint8] | None]
+"""Takes a composite as a reader sees it and its alpha, and keeps of them what judges need."""
+
 
 @dataclass(frozen=True)
 class Made:
@@ -56,6 +60,7 @@ class Made:
         foreground_mse: On the decoded JPEGs, mask > 127, 8-bit scale.
         psnr: Of the whole decoded pictures, dB, peak 255.
         failure: `unreadable` where a photograph could not be read, else None.
+        crop: What `look` kept of the composite, if anything.
     """
 
     key: str
@@ -66,6 +71,7 @@ class Made:
     foreground_mse: float | None
     psnr: float | None
     failure: str | None = None
+    crop: NDArray[np.uint8] | None = field(default=None, compare=False)
 
 
 class Photograph:
@@ -155,13 +161,22 @@ def recipe_of(key: str, *, seed: int, families: Mapping[str, float]) -> Recipe:
     return draw_recipe(generator, families=families)
 
 
+def read_recipe(record: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of an edit from its record, whose recipe has the fields of every stage.
+
+    Raises:
+        KeyError, ValueError, TypeError: A field is missing, or of another kind.
+    """
+    return Recipe.from_json({name: record["recipe"][name] for name in EDIT})
+
+
 def person_of(row: Mapping[str, Any], role: str) -> dict[str, Any]:
     """Return the columns of `target` or `reference` of a row of the plan, without the prefix."""
     return {name.removeprefix(f"{role}_"): value for name, value in row.items() if name.startswith(f"{role}_")}
 
 
-def compose(row: Mapping[str, Any], photographs: Photographs, *, recipe: Recipe) -> Made:
-    """Make the sample of one row of the plan."""
+def compose(row: Mapping[str, Any], photographs: Photographs, *, recipe: Recipe, look: Look | None = None) -> Made:
+    """Make the sample of one row of the plan; let `look` see the composite, where given."""
     target, reference = person_of(row, "target"), person_of(row, "reference")
     try:
         photograph = photographs.get(target)
@@ -190,7 +205,15 @@ def compose(row: Mapping[str, Any], photographs: Photographs, *, recipe: Recipe)
         gates={**gates, "effect_small": effect, "effect_large": effect},
         foreground_mse=effect,
         psnr=psnr(real_decoded, composite_decoded, pixels=alpha.size),
+        crop=look(_with_box(photograph.decoded, composite_decoded, box), alpha) if look else None,
     )
+
+
+def _with_box(real: Picture, part: Picture, box: Box) -> Picture:
+    """Return the decoded composite without decoding it: outside the box of whole blocks it is the decoded real."""
+    whole = real.copy()
+    crop(whole, box)[:] = part
+    return whole
 
 
 def inside_pixels(picture: Picture, mask: Mask) -> Picture:

@@ -1,4 +1,4 @@
-"""Decide which samples are kept. The closed-form gates come first; a learned one has its place behind them."""
+"""Decide which samples are kept: the closed-form gates first, the realism gate last."""
 
 from __future__ import annotations
 
@@ -9,21 +9,37 @@ from augment import judge_gates
 
 
 @dataclass(frozen=True)
+class Opinion:
+    """What the realism gate says of one sample.
+
+    Attributes:
+        score: P(natural), 0..1; None where the network has no answer: the mask is empty or covers the whole picture.
+        threshold: A sample is kept where score >= threshold.
+        seen_by_gate: Whether the network learnt from the target's photograph.
+    """
+
+    score: float | None
+    threshold: float
+    seen_by_gate: bool
+
+    @property
+    def natural(self) -> bool:
+        """Say whether the sample may be kept; one without a score may not."""
+        return self.score is not None and self.score >= self.threshold
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Why a sample is dropped, with the value that was compared and its limit; all None where it is kept.
 
     Attributes:
-        score: P(natural) of the realism network, 0..1; None where no network looked.
-        threshold: A sample is kept where score >= threshold; None where no network looked.
-        seen_by_gate: Whether the network learnt from the target; None where no network looked.
+        opinion: Of the realism gate; None where none looked.
     """
 
     reason: str | None = None
     value: float | None = None
     limit: float | None = None
-    score: float | None = None
-    threshold: float | None = None
-    seen_by_gate: bool | None = None
+    opinion: Opinion | None = None
 
     @property
     def kept(self) -> bool:
@@ -31,11 +47,11 @@ class Verdict:
         return self.reason is None
 
 
-def judge(gates: Mapping[str, float | None]) -> Verdict:
-    """Judge one sample by the closed-form gates, in their order.
-
-    Whole shards are judged at once by the caller, after all their samples are made: that is where a realism network
-    will score them in batches (`gate`), before any tar is written.
-    """
+def judge(gates: Mapping[str, float | None], opinion: Opinion | None = None) -> Verdict:
+    """Judge one sample by the closed-form gates, in their order, and where all of them pass by the realism gate."""
     failed = judge_gates(gates)
-    return Verdict() if failed is None else Verdict(*failed)
+    if failed is not None:
+        return Verdict(*failed, opinion)
+    if opinion is not None and not opinion.natural:
+        return Verdict("unnatural", opinion.score, opinion.threshold, opinion)
+    return Verdict(opinion=opinion)

@@ -10,10 +10,12 @@ import hashlib
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +29,10 @@ from flows.coco.pictures import scaled_size
 from flows.coco.select import SPLITS, Candidates, Screened, Selection, Split, screen_candidates, select_by_annotation
 from flows.coco.sources import Source, Watch, open_source, read_ids, unwatched
 from flows.errors import BadRequest
-from flows.settings import BuildSettings, fingerprint, identity
+from flows.make.fuser import FoundFuser, Fuser, find_fuser, keep_fuser, wanted_fuser
+from flows.make.gate import Found, Gate, find_gate, keep_gate, wanted_of
+from flows.make.plan_fusion import DIFFICULTY_FIELDS, PLACE_FIELDS, ROLES, FusionSelection, compositions
+from flows.settings import FUSION, STAGES, BuildSettings, fingerprint, identity
 from flows.store.layout import Layout, write_bytes, writing
 from flows.store.lock import only_build
 
@@ -43,8 +48,28 @@ BYTES_PER_PIXEL: Final = 1.27
 Measured on 1,936 samples of COCO photographs; real.jpg and composite.jpg take nearly all of it.
 """
 
-_MAKES_NO_SAMPLE: Final = frozenset({"remake.py", "severity.py", "subjects.py", "verify.py"})
+_MAKES_NO_SAMPLE: Final = frozenset(
+    {
+        "decide.py",
+        "decision_list.py",
+        "fusion.py",
+        "realism.py",
+        "regate.py",
+        "remake.py",
+        "repair.py",
+        "status.py",
+        "severity.py",
+        "subjects.py",
+        "verify.py",
+    }
+)
 """Modules whose changes leave the bytes of every sample as they were."""
+
+_NETWORKS: Final = (
+    *("checkpoint.py", "discriminator.py", "networks.py", "score.py", "tensors.py", "threads.py", "vgg.py"),
+    *("fusion.py", "fusion_checkpoint.py"),
+)
+"""Modules of `realism` that decide scores, and what a fusion network makes."""
 
 _PERSON_FIELDS: Final = (
     ("image_id", pa.int64()),
@@ -68,11 +93,23 @@ PLANNED: Final = pa.schema(
         *((f"reference_{name}", kind) for name, kind in _PERSON_FIELDS),
     ]
 )
+PLANNED_FUSION: Final = pa.schema(
+    [
+        ("key", pa.string()),
+        ("split", pa.string()),
+        ("variant", pa.int32()),
+        ("family", pa.string()),
+        *((f"{role}_{name}", kind) for role in ROLES for name, kind in _PERSON_FIELDS),
+        *PLACE_FIELDS,
+        *DIFFICULTY_FIELDS,
+    ]
+)
+_SCHEMAS: Final = {"harmonization": PLANNED, FUSION: PLANNED_FUSION}
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard: its name (`train-00000`), where its planned samples stand, and how many pixels they have."""
+    """One shard: its name (`train-00000`, `fusion-train-00000`), where its planned samples stand, how large they are."""
 
     name: str
     split: Split
@@ -80,6 +117,7 @@ class ShardPlan:
     row_group: int
     planned: int
     pixels: int
+    stage: str = STAGES[0]
 
 
 @dataclass(frozen=True)
@@ -93,6 +131,8 @@ class Plan:
         roots: Folder of the photographs of each subset.
         selection: Counts as in the manifest.
         shards: In their order.
+        gate: The realism gate; None where there is none.
+        fuser: The network that makes hard fusion samples; None without the stage.
     """
 
     settings: dict[str, Any]
@@ -103,11 +143,17 @@ class Plan:
     selection: dict[str, Any]
     parts: tuple[dict[str, Any], ...]
     shards: tuple[ShardPlan, ...]
+    gate: Gate | None = None
+    fuser: Fuser | None = None
 
     @property
     def planned(self) -> int:
         """Return the number of planned samples."""
         return sum(shard.planned for shard in self.shards)
+
+    def planned_of(self, stage: str) -> int:
+        """Return the number of planned samples of a stage."""
+        return sum(shard.planned for shard in self.shards if shard.stage == stage)
 
     def shard(self, name: str) -> ShardPlan:
         """Return the shard of this name, such as `train-00000`."""
@@ -130,6 +176,11 @@ class Plan:
         return None if side is None else int(side)
 
     @property
+    def fusion_side(self) -> int:
+        """Return the longer side of a fusion picture, in pixels."""
+        return int(self.identity["fusion_side"])
+
+    @property
     def families(self) -> dict[str, float]:
         """Return the weights of the families."""
         return dict(self.identity["families"])
@@ -143,6 +194,7 @@ class Planned:
         bytes_expected: About how much disk the whole run takes.
         extended: How many samples were added to an earlier plan; 0 for a new or an unchanged one.
         note: One line where fewer samples exist than were asked for, else None.
+        device: Where the gate scores, `cpu` or `cuda`; None without a gate.
     """
 
     layout: Layout
@@ -150,6 +202,15 @@ class Planned:
     bytes_expected: int
     extended: int
     note: str | None
+    device: str | None = None
+
+    @property
+    def warning(self) -> str | None:
+        """Return a line on a gate that is not to be trusted; None where there is nothing to say."""
+        gate = self.plan.gate
+        if gate is None or not gate.audit:
+            return None
+        return f"warning: the gate's checkpoint {gate.audit}: its scores may follow traces of editing, not looks"
 
 
 def plan_run(
@@ -164,43 +225,57 @@ def plan_run(
         root: Folder that relative paths are taken from; the working folder where not given.
 
     Raises:
-        BadRequest: The source is unusable, holds no pair, or the run exists with other settings.
+        BadRequest: The source or the gate's checkpoint is unusable, there is no pair, or the run exists with other
+            settings.
     """
     root = root or Path.cwd()
     settings = _absolute(settings, root)
+    wanted = wanted_of(settings)
+    found = None if wanted is None else next(iter(over(find_gate, [wanted])))
     source = _open(settings, watch)
     excluded = read_ids(settings.exclude_ids)
+    fuser = None if (asked := wanted_fuser(settings)) is None else next(iter(over(find_fuser, [asked])))
     inputs = {"annotations": source.digests, "excluded": _digest_ids(excluded)}
-    this = identity(settings, inputs=inputs)
+    this = identity(
+        settings,
+        inputs=inputs,
+        checkpoint=found and found.gate.checkpoint,
+        threshold=found and found.gate.threshold,
+        fuser=fuser and fuser.fuser.weights_sha256,
+    )
     layout = Layout(settings.output / (settings.run or f"{source.label}-{fingerprint(this)}"))
-    if layout.run.exists() and not layout.plan.is_file() and not _is_begun(layout):
+    if layout.run.exists() and not layout.plan.is_file() and not is_begun(layout):
         raise BadRequest(f"{layout.run} exists and is no run of hcoco; choose another --run or --output")
     with only_build(layout):
         earlier = read_plan(layout) if layout.plan.is_file() else None
         if earlier is not None:
             _check_same(earlier, this, layout)
             if _covers(earlier, settings):
-                return Planned(layout, earlier, _expected_bytes(earlier), 0, None)
+                return Planned(layout, earlier, _expected_bytes(earlier), 0, None, found and found.device)
             check_code(earlier, layout)
-        candidates, selection, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
+        walk = _walk(source, settings, excluded=excluded, over=over, watch=watch)
         plan = _write_plan(
-            layout,
-            settings=settings,
-            this=this,
-            source=source,
-            candidates=candidates,
-            pairs=pairs,
-            selection=selection,
-            earlier=earlier,
+            layout, settings=settings, this=this, source=source, walk=walk, earlier=earlier, found=found, fuser=fuser
         )
-    note = None
-    if settings.samples is not None and plan.planned < settings.samples:
-        note = (
-            f"{settings.samples} samples were asked for, {plan.planned} pairs exist; "
-            f"raise --variants (now {settings.variants}) or take a larger source for more"
-        )
-    before = earlier.planned if earlier else 0
-    return Planned(layout, plan, _expected_bytes(plan), plan.planned - before if earlier else 0, note)
+    note = _few(plan, settings)
+    new = plan.planned - earlier.planned if earlier else 0
+    return Planned(layout, plan, _expected_bytes(plan), new, note, found and found.device)
+
+
+def _few(plan: Plan, settings: BuildSettings) -> str | None:
+    """Say where a stage has fewer samples than were asked for; None where none has."""
+    what = {"harmonization": "pairs exist", FUSION: "placements of easy people were found"}
+    few = [
+        f"{plan.planned_of(stage)} {what[stage]}"
+        for stage in settings.stages
+        if settings.samples is not None and plan.planned_of(stage) < settings.samples
+    ]
+    return (
+        f"{settings.samples} samples were asked for, {' and '.join(few)}; "
+        f"raise --variants (now {settings.variants}) or take a larger source for more"
+        if few
+        else None
+    )
 
 
 def describe_plan(planned: Planned) -> list[str]:
@@ -216,6 +291,13 @@ def describe_plan(planned: Planned) -> list[str]:
         f"{people}, {selection['subjects']} fit to be edited (dropped: {dropped or 'none'})",
         f"{plan.planned} samples in {len(plan.shards)} shards ({splits}), {size}, into {planned.layout.run}",
     ]
+    if FUSION in plan.settings["stages"]:
+        fusion = selection["fusion"]
+        left = "".join(f", {reason} {count}" for reason, count in fusion["dropped_by_reason"].items())
+        lines.append(
+            f"fusion: {plan.planned_of(FUSION)} of these samples, of {fusion['easy']} people; of {fusion['people']} the "
+            f"others are harder to cut out ({fusion['harder']}), waiting ({fusion['waiting']}) or found no place ({fusion['unplaced']}){left}"
+        )
     if selection["unpaired"]:
         lines.append(f"{selection['unpaired']} subjects are alone in their split and find no reference")
     free = shutil.disk_usage(planned.layout.plan.parent).free
@@ -237,7 +319,10 @@ def read_plan(layout: Layout) -> Plan:
         version = value["version"]
         shards = tuple(ShardPlan(**shard) for shard in value["shards"])
         names = ("settings", "identity", "code", "roots", "licenses", "selection")
-        plan = Plan(**{name: value[name] for name in names}, parts=tuple(value["parts"]), shards=shards)
+        gate = None if value.get("gate") is None else Gate(**value["gate"])
+        fuser = None if value.get("fuser") is None else Fuser(**value["fuser"])
+        parts = tuple(value["parts"])
+        plan = Plan(**{name: value[name] for name in names}, parts=parts, shards=shards, gate=gate, fuser=fuser)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{layout.plan} is damaged ({error}); restore it, or build into another --run") from None
     if version != PLAN_VERSION:
@@ -264,11 +349,16 @@ def code_version() -> dict[str, str]:
     """Describe the code that makes samples: its version, a digest of its text, and the libraries that decide bytes."""
     here = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
+    paths: list[Path] = []
     for folder in (Path(augment.__file__).parent, here / "coco", here / "make", here / "store"):
-        for path in sorted(path for path in folder.rglob("*.py") if path.name not in _MAKES_NO_SAMPLE):
-            digest.update(f"{path.relative_to(folder.parent).as_posix()}\0".encode())
-            digest.update(path.read_bytes())
-    libraries = ("numpy", "opencv-python-headless", "pycocotools", "pillow", "pyarrow")
+        paths += sorted(path for path in folder.rglob("*.py") if path.name not in _MAKES_NO_SAMPLE)
+    realism = find_spec("realism")  # where it lies, without importing torch
+    if realism is not None and realism.origin is not None:
+        paths += [Path(realism.origin).with_name(name) for name in _NETWORKS]
+    for path in paths:
+        digest.update(f"{path.parent.name}/{path.name}\0".encode())
+        digest.update(path.read_bytes())
+    libraries = ("numpy", "opencv-python-headless", "pycocotools", "pillow", "pyarrow", "torch", "pymatting")
     return {
         "hcoco": metadata.version("hcoco"),
         "digest": digest.hexdigest()[:16],
@@ -277,10 +367,10 @@ def code_version() -> dict[str, str]:
     }
 
 
-def _is_begun(layout: Layout) -> bool:
+def is_begun(layout: Layout) -> bool:
     """Say whether a folder without plan.json holds nothing but what an interrupted planning leaves."""
     return layout.run.is_dir() and all(
-        path.name.startswith(".") or path.name == "plan" for path in layout.run.iterdir()
+        path.name.startswith(".") or path.name in {"plan", "gate", "fuser"} for path in layout.run.iterdir()
     )
 
 
@@ -295,7 +385,7 @@ def _absolute(settings: BuildSettings, root: Path) -> BuildSettings:
 
     changes: dict[str, Any] = {
         name: absolute(value)
-        for name in ("images", "annotations", "output", "exclude_ids")
+        for name in ("images", "annotations", "output", "exclude_ids", "gate_checkpoint", "fusion_checkpoint")
         if (value := getattr(settings, name)) is not None
     }
     if settings.source != "sample" and not settings.source.startswith("coco:"):
@@ -309,7 +399,7 @@ def _digest_ids(ids: frozenset[int]) -> str | None:
 
 def _check_same(earlier: Plan, this: dict[str, Any], layout: Layout) -> None:
     """Refuse to continue a run with other settings, or to mix the samples of two versions of the code."""
-    for name in sorted(set(earlier.identity) | set(this)):
+    for name in sorted(set(earlier.identity) | set(this), key=lambda name: (name != "stages", name)):
         before, now = earlier.identity.get(name), this.get(name)
         if before != now:
             raise BadRequest(
@@ -330,7 +420,8 @@ def _covers(earlier: Plan, settings: BuildSettings) -> bool:
     if asked == before:
         return True
     samples = float("inf") if settings.samples is None else settings.samples
-    if settings.variants < before[1] or samples < min(float(before[0] or "inf"), earlier.planned):
+    most = max(earlier.planned_of(stage) for stage in STAGES)
+    if settings.variants < before[1] or samples < min(float(before[0] or "inf"), most):
         raise BadRequest(
             f"the run holds {earlier.planned} planned samples (samples={before[0]}, variants={before[1]}); "
             "it can be extended, not made smaller; choose another --run"
@@ -346,8 +437,8 @@ def fetch_photographs(settings: BuildSettings, *, over: Map = map, watch: Watch 
     """
     source = _open(settings, watch)
     excluded = read_ids(settings.exclude_ids)
-    _, _, pairs = _pair(source, settings, excluded=excluded, over=over, watch=watch)
-    return sum(1 for _ in pairs)
+    walk = _walk(source, settings, excluded=excluded, over=over, watch=watch)
+    return sum(1 for stage in settings.stages for _ in walk.rows[stage])
 
 
 def _open(settings: BuildSettings, watch: Watch) -> Source:
@@ -360,10 +451,28 @@ def _open(settings: BuildSettings, watch: Watch) -> Source:
     )
 
 
-def _pair(
-    source: Source, settings: BuildSettings, *, excluded: frozenset[int], over: Map, watch: Watch
-) -> tuple[Candidates, Selection, Iterator[Pair]]:
-    """Select and pair; the photographs are looked at, and fetched, only as the pairs are taken."""
+@dataclass(frozen=True)
+class _Walk:
+    """What is planned, not yet walked: the rows of each stage in their order, and what counts while they are taken."""
+
+    rows: Mapping[str, Iterator[dict[str, Any]]]
+    selection: Selection
+    fusion: FusionSelection | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts of the selection; those of fusion alone hold who is cut by the frame or too small."""
+        counts: dict[str, Any] = self.selection.to_json()
+        if self.fusion is None:
+            return counts
+        if "harmonization" not in self.rows:
+            counts["subjects"] -= self.fusion.dropped.total()
+            reasons = Counter(counts["dropped_by_reason"]) + self.fusion.dropped
+            counts["dropped_by_reason"] = dict(sorted(reasons.items()))
+        return {**counts, "fusion": self.fusion.to_json()}
+
+
+def _walk(source: Source, settings: BuildSettings, *, excluded: frozenset[int], over: Map, watch: Watch) -> _Walk:
+    """Select; the photographs are looked at, and fetched, only as the rows are taken."""
     candidates, selection = select_by_annotation(
         source,
         min_person_share=settings.min_person_share,
@@ -371,6 +480,39 @@ def _pair(
         exclude_ids=excluded,
         seed=settings.seed,
     )
+
+    rows: dict[str, Iterator[dict[str, Any]]] = {}
+    fusion = None
+    if "harmonization" in settings.stages:
+        pairs = _pairs(candidates, selection, settings, over=over, watch=watch)
+        rows["harmonization"] = _rows(source, candidates, islice(pairs, settings.samples))
+    if FUSION in settings.stages:
+        fusion = FusionSelection()
+        composed = compositions(
+            candidates,
+            share=settings.easy_share,
+            variants=settings.variants,
+            seed=settings.seed,
+            side=settings.fusion_side,
+            max_side=settings.max_side,
+            min_person_share=settings.min_person_share,
+            over=over,
+            selection=fusion,
+            count=_uncounted if rows else selection.count,
+            watch=lambda looked_at: watch("people to fuse, photographs", looked_at, len(candidates)),
+        )
+        rows[FUSION] = islice(composed, settings.samples)
+    return _Walk(rows, selection, fusion)
+
+
+def _uncounted(_screened: Screened) -> None:
+    """Count nothing: the walk of the other stage does."""
+
+
+def _pairs(
+    candidates: Candidates, selection: Selection, settings: BuildSettings, *, over: Map, watch: Watch
+) -> Iterator[Pair]:
+    """Yield the pairs of subject and reference, and count the photographs that are looked at for them."""
 
     def screened() -> Iterator[Screened]:
         look = partial(screen_candidates, min_person_share=settings.min_person_share, max_side=settings.max_side)
@@ -382,14 +524,11 @@ def _pair(
             looked_at += len(batch)
             watch("photographs", looked_at, len(candidates))
 
-    def paired() -> Iterator[Pair]:
-        first_variants = 0
-        for pair in pair_subjects(screened(), variants=settings.variants, seed=settings.seed):
-            first_variants += pair.variant == 0
-            yield pair
-        selection.unpaired = selection.subjects - first_variants
-
-    return candidates, selection, islice(paired(), settings.samples)
+    first_variants = 0
+    for pair in pair_subjects(screened(), variants=settings.variants, seed=settings.seed):
+        first_variants += pair.variant == 0
+        yield pair
+    selection.unpaired = selection.subjects - first_variants
 
 
 def _write_plan(
@@ -398,40 +537,45 @@ def _write_plan(
     settings: BuildSettings,
     this: dict[str, Any],
     source: Source,
-    candidates: Candidates,
-    pairs: Iterable[Pair],
-    selection: Selection,
+    walk: _Walk,
     earlier: Plan | None,
+    found: Found | None,
+    fuser: FoundFuser | None,
 ) -> Plan:
-    """Write the new samples as a part of their own, then plan.json, which makes the part count."""
+    """Write the new samples of each stage as a part of their own and the checkpoints, then plan.json, which makes them count."""
     parts = list(earlier.parts) if earlier else []
-    known = _known_keys(layout, earlier) if earlier else set()
-    number = len(parts)
-    shards = _write_part(
-        layout.plan_part(number),
-        rows=_rows(source, candidates, pairs),
-        known=known,
-        part=number,
-        first={
-            split: sum(s.split == split for s in (earlier.shards if earlier else ()))
-            for split in ("train", "val", "test")
-        },
-        per_shard=settings.planned_per_shard,
-        max_side=settings.max_side,
-    )
-    if not shards:
-        layout.plan_part(number).unlink(missing_ok=True)
-    if not shards and earlier is None:
-        raise BadRequest(_nothing_to_plan(selection))
-    if known:
-        raise BadRequest(
-            f"{layout.run} was planned from other photographs than the source holds now; choose another --run"
+    shards: list[ShardPlan] = []
+    for stage, rows in walk.rows.items():
+        before = [shard for shard in (earlier.shards if earlier else ()) if shard.stage == stage]
+        known = _known_keys(layout, {shard.part for shard in before})
+        path = layout.plan_part(len(parts))
+        new = _write_part(
+            path,
+            rows=rows,
+            stage=stage,
+            known=known,
+            part=len(parts),
+            first={split: sum(shard.split == split for shard in before) for split in SPLITS},
+            settings=settings,
         )
+        if known:
+            raise BadRequest(
+                f"{layout.run} was planned from other photographs than the source holds now; choose another --run"
+            )
+        if not new:
+            path.unlink(missing_ok=True)
+            continue
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        parts.append({"path": layout.relative(path), "sha256": digest})
+        shards += new
+    if not shards and earlier is None:
+        raise BadRequest(_nothing_to_plan(walk))
     if not shards and earlier is not None:
         return earlier
-    if shards:
-        digest = hashlib.sha256(layout.plan_part(number).read_bytes()).hexdigest()
-        parts.append({"path": layout.relative(layout.plan_part(number)), "sha256": digest})
+    if found is not None:
+        keep_gate(layout, found)
+    if fuser is not None:
+        keep_fuser(layout, fuser)
     plan = {
         "version": PLAN_VERSION,
         "seed": settings.seed,
@@ -441,7 +585,9 @@ def _write_plan(
         "code": code_version(),
         "roots": {subset.name: str(subset.images) for subset in source.subsets},
         "licenses": {str(key): value for key, value in source.licenses.items()},
-        "selection": selection.to_json(),
+        "selection": walk.to_json(),
+        "gate": found and vars(found.gate),
+        "fuser": fuser and vars(fuser.fuser),
         "parts": parts,
         "shards": [vars(shard) for shard in (*(earlier.shards if earlier else ()), *shards)],
     }
@@ -465,8 +611,8 @@ def check_code(plan: Plan, layout: Layout) -> None:
         )
 
 
-def _known_keys(layout: Layout, earlier: Plan) -> set[str]:
-    tables = (pq.read_table(layout.plan_part(number), columns=["key"]) for number in range(len(earlier.parts)))
+def _known_keys(layout: Layout, parts: Iterable[int]) -> set[str]:
+    tables = (pq.read_table(layout.plan_part(number), columns=["key"]) for number in parts)
     return {key for table in tables for key in table["key"].to_pylist()}
 
 
@@ -496,50 +642,62 @@ def _write_part(
     path: Path,
     *,
     rows: Iterable[dict[str, Any]],
+    stage: str,
     known: set[str],
     part: int,
     first: dict[Split, int],
-    per_shard: int,
-    max_side: int | None,
+    settings: BuildSettings,
 ) -> list[ShardPlan]:
     """Write planned samples, a row group a shard; skip those that are known, and cross them off."""
     shards: list[ShardPlan] = []
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in first}
-    numbers = dict(first)
+    numbers, schema = dict(first), _SCHEMAS[stage]
+    begin = f"{FUSION}-" if stage == FUSION else ""
 
     def flush(split: Split, writer: pq.ParquetWriter) -> None:
         group, waiting[split] = waiting[split], []
-        writer.write_table(pa.Table.from_pylist(group, schema=PLANNED), row_group_size=len(group))
-        pixels = sum(_pixels(row, max_side) for row in group)
-        shards.append(ShardPlan(f"{split}-{numbers[split]:05d}", split, part, len(shards), len(group), pixels))
+        writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
+        pixels = sum(_pixels(row, settings) for row in group)
+        name = f"{begin}{split}-{numbers[split]:05d}"
+        shards.append(ShardPlan(name, split, part, len(shards), len(group), pixels, stage))
         numbers[split] += 1
 
-    with writing(path) as file, pq.ParquetWriter(file, PLANNED, compression="zstd") as writer:
+    with writing(path) as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for row in rows:
             if row["key"] in known:
                 known.remove(row["key"])
                 continue
             waiting[row["split"]].append(row)
-            if len(waiting[row["split"]]) == per_shard:
+            if len(waiting[row["split"]]) == settings.planned_per_shard:
                 flush(row["split"], writer)
         for split in (split for split, group in waiting.items() if group):
             flush(split, writer)
     return shards
 
 
-def _pixels(row: dict[str, Any], max_side: int | None) -> int:
-    width, height = scaled_size(width=row["target_width"], height=row["target_height"], max_side=max_side)
-    return width * height
+def _pixels(row: dict[str, Any], settings: BuildSettings) -> int:
+    """Return the pixels of a sample's photograph; a fusion sample has three pictures, so half as many again."""
+    if "target_width" in row:
+        width, height = scaled_size(width=row["target_width"], height=row["target_height"], max_side=settings.max_side)
+        return width * height
+    side = min(settings.fusion_side, settings.max_side or settings.fusion_side)
+    width, height = scaled_size(width=row["background_width"], height=row["background_height"], max_side=side)
+    return width * height * 3 // 2
 
 
 def _expected_bytes(plan: Plan) -> int:
     return round(sum(shard.pixels for shard in plan.shards) * BYTES_PER_PIXEL)
 
 
-def _nothing_to_plan(selection: Selection) -> str:
-    counts = selection.to_json()
+def _nothing_to_plan(walk: _Walk) -> str:
+    counts = walk.selection.to_json()
     dropped = counts["dropped_by_reason"]
     why = ", ".join(f"{reason} {count}" for reason, count in dropped.items()) if isinstance(dropped, dict) else ""
+    if walk.fusion is not None and "harmonization" not in walk.rows:
+        return (
+            f"nobody could be brought into another photograph: {walk.fusion.tell()}; {counts['images']} images, "
+            f"dropped before: {why or 'none'}; take a larger source, or raise --easy-share"
+        )
     return (
         f"no pair of people in two photographs of one split was found: {counts['images']} images, {counts['people']} "
         f"people, {counts['subjects']} of them fit to be edited, dropped: {why or 'none'}; "

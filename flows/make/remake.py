@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from augment import Recipe
 from flows.errors import BadRequest
-from flows.make.compose import Photographs, compose
-from flows.make.plan import read_plan, read_planned
-from flows.make.shard import judge_made, record_of
+from flows.make.compose import Look, Made, Photographs, compose, read_recipe
+from flows.make.gate import ask_again, look_through
+from flows.make.plan import Plan, read_plan, read_planned
+from flows.make.shard import judge_made, read_done, record_of, subject_of
+from flows.settings import FUSION
+from flows.store.decisions import as_decided, read_decisions
 from flows.store.layout import Layout
 from flows.store.read import Damaged, find_sample, read_sample
 from flows.store.record import encode_record
+
+if TYPE_CHECKING:
+    from flows.make.compose_fusion import MadeFusion
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,49 @@ def remake(run: Path, key: str) -> Remade:
     row = find_sample(layout, key)
     try:
         stored = read_sample(layout.run / row["tar"], offset=row["offset"], size=row["size"])
-        recipe = Recipe.from_json(stored.record["recipe"])
-    except (Damaged, KeyError, ValueError) as damage:
+        record = stored.record
+        made_from = _maker(layout, plan, row["stage"], record)
+    except (Damaged, KeyError, ValueError, TypeError) as damage:
         raise BadRequest(f"{row['tar']} is damaged at {key} ({damage}); run hcoco verify") from None
     shard = plan.shard(row["shard"])
-    planned = next(each for each in read_planned(layout, shard) if each["key"] == key)
-    made = compose(planned, Photographs(plan.folders, max_side=plan.max_side), recipe=recipe)
+    place, planned = next((place, each) for place, each in enumerate(read_planned(layout, shard)) if each["key"] == key)
+    look = None if plan.gate is None else look_through(plan.gate)
+    made = made_from(planned, look)
     if made.failure and row["reason"] != made.failure:
         raise BadRequest(
             f"a photograph of {key} is gone or has changed since the plan; its folder was {', '.join(plan.roots.values())}"
         )
-    record = record_of(planned, made, judge_made(made))
-    members = {**made.members, "json": encode_record(record)}
+    opinion = None
+    if plan.gate is not None and not made.failure:
+        done = read_done(layout, shard.name)
+        opinion = ask_again(
+            layout,
+            plan.gate,
+            made.crop,
+            place=place,
+            image_id=subject_of(planned),
+            device=(done and done.device) or "cpu",
+            before=row["score"],
+        )
+    decided = as_decided(record_of(planned, made, judge_made(made, opinion)), read_decisions(layout))
+    members = {**made.members, "json": encode_record(decided)}
     names = sorted({*members, *stored.members})
     return Remade(key, members, tuple(name for name in names if members.get(name) != stored.members.get(name)))
+
+
+def _maker(
+    layout: Layout, plan: Plan, stage: str, record: Mapping[str, Any]
+) -> Callable[[Mapping[str, Any], Look | None], Made | MadeFusion]:
+    """Return what makes a sample of a stage from its row of the plan, by the recipe in its record.
+
+    Raises:
+        KeyError, TypeError, ValueError: The recipe is damaged.
+        BadRequest: The run's fusion network is.
+    """
+    if stage != FUSION:
+        recipe, photographs = read_recipe(record), Photographs(plan.folders, max_side=plan.max_side)
+        return lambda row, look: compose(row, photographs, recipe=recipe, look=look)
+    from flows.make.compose_fusion import compose_fusion, composition_from, open_stock  # noqa: PLC0415 - torch
+
+    composition, stock = composition_from(record["recipe"]), open_stock(layout, plan)
+    return lambda row, look: compose_fusion(row, stock, recipe=composition, look=look)

@@ -1,17 +1,22 @@
-"""The steps of a build around its shards: what is left to do, and the end."""
+"""The steps of a build around its shards: what is left to do, who makes it, and the end."""
 
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pyarrow.parquet as pq
 
 from flows.coco.select import split_of
 from flows.errors import BadRequest
-from flows.make.plan import Plan, ShardPlan, check_code
-from flows.make.shard import Done, read_done
+from flows.make.judge import Opinion
+from flows.make.plan import Plan, Planned, ShardPlan, check_code
+from flows.make.plan_fusion import ROLES
+from flows.make.shard import Composed, Done, compose_shard, make_shard, read_done, score_shard, write_shard
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import make_manifest
 
@@ -26,6 +31,64 @@ def left_to_make(layout: Layout, plan: Plan) -> list[ShardPlan]:
     if left:
         check_code(plan, layout)
     return sorted(left, key=lambda shard: (-shard.pixels, shard.name))
+
+
+class Scorer:
+    """Score the shards of a run in this process, one at a time: an accelerator has one user on its machine."""
+
+    def __init__(self, run: Path, *, device: str) -> None:
+        """Score for `run` on `device`, `cpu` or `cuda`."""
+        self.device = device
+        self._run = run
+        self._lock = threading.Lock()
+
+    def score(self, composed: Composed) -> list[Opinion | None]:
+        """Score a shard; safe to call from several threads."""
+        with self._lock:
+            return score_shard(self._run, composed, device=self.device)
+
+
+def scorer_for(planned: Planned) -> Scorer | None:
+    """Return the scorer of a build that has an accelerator; None where the workers score, or nobody does."""
+    return Scorer(planned.layout.run, device=planned.device) if planned.device == "cuda" else None
+
+
+def make_one(call: Callable[..., Any], run: Path, name: str, *, scorer: Scorer | None = None) -> Done:
+    """Make one shard.
+
+    Args:
+        call: Calls a function in a worker and waits for it.
+        run: Folder of the run.
+        name: Of the shard.
+        scorer: Scores between a worker's composing and a worker's writing; None where the worker does it all.
+    """
+    if scorer is None:
+        done: Done = call(make_shard, run, name)
+        return done
+    composed: Composed = call(compose_shard, run, name)
+    written: Done = call(write_shard, run, composed, scorer.score(composed), scorer.device)
+    return written
+
+
+def make_shards(
+    each: Callable[[Iterable[tuple[Any, ...]]], Iterator[Any]],
+    run: Path,
+    names: Sequence[str],
+    *,
+    scorer: Scorer | None = None,
+) -> Iterator[Done]:
+    """Make shards and yield their markers, in the order of the names.
+
+    Args:
+        each: Yields the results of calls, given as (function, *arguments), in their order, a few calls ahead.
+        run: Folder of the run.
+        names: Of the shards.
+        scorer: As for `make_one`.
+    """
+    if scorer is None:
+        return each((make_shard, run, name) for name in names)
+    composed: Iterator[Composed] = each((compose_shard, run, name) for name in names)
+    return each((write_shard, run, one, scorer.score(one), scorer.device) for one in composed)
 
 
 @dataclass(frozen=True)
@@ -60,13 +123,31 @@ def finish_run(layout: Layout, plan: Plan) -> Finished:
         markers.append(done)
     if leaks := find_split_leaks(layout, plan):
         raise BrokenPromiseError(f"{layout.run}: {leaks[0]} ({len(leaks)} in all)")
-    manifest = make_manifest(
-        markers=[vars(done) for done in markers], selection=plan.selection, settings=plan.settings, code=plan.code
-    )
+    manifest = add_up(plan, markers)
     if manifest["counts"]["planned"] != plan.planned:
         raise BrokenPromiseError(f"{layout.run}: {plan.planned} samples were planned, the markers count otherwise")
-    write_bytes(layout.manifest, json.dumps(manifest, indent=1).encode())
+    write_bytes(layout.manifest, encode_manifest(manifest))
     return Finished(layout, manifest)
+
+
+def add_up(plan: Plan, markers: Iterable[Done]) -> dict[str, Any]:
+    """Return the manifest that follows from a plan and the markers of all its shards, in their order."""
+    return make_manifest(
+        markers=[vars(done) for done in markers],
+        selection=plan.selection,
+        settings=plan.settings,
+        code=plan.code,
+        gate=None if plan.gate is None else vars(plan.gate),
+        fuser=None if plan.fuser is None else vars(plan.fuser),
+    )
+
+
+def encode_manifest(manifest: Mapping[str, Any]) -> bytes:
+    """Encode a manifest as its file."""
+    return json.dumps(manifest, indent=1).encode()
+
+
+_IMAGES: Final = tuple(f"{role}_image_id" for role in ("target", "reference", *ROLES))
 
 
 class BrokenPromiseError(RuntimeError):
@@ -74,13 +155,15 @@ class BrokenPromiseError(RuntimeError):
 
 
 def find_split_leaks(layout: Layout, plan: Plan) -> list[str]:
-    """Look at every image id that a sample touches, target or reference; return what is on the wrong side."""
+    """Look at every image id that a sample touches, in whatever role; return what is on the wrong side."""
     side: dict[int, str] = {}
     leaks = []
     for shard in plan.shards:
-        table = pq.read_table(layout.index(shard.name), columns=["split", "target_image_id", "reference_image_id"])
-        for column in ("target_image_id", "reference_image_id"):
+        table = pq.read_table(layout.index(shard.name), columns=["split", *_IMAGES])
+        for column in _IMAGES:
             for image_id, split in zip(table[column].to_pylist(), table["split"].to_pylist(), strict=True):
+                if image_id is None:  # the stage has no such role
+                    continue
                 if side.setdefault(image_id, split) != split or split_of(image_id) != split or split != shard.split:
                     leaks.append(f"image {image_id} stands in {side[image_id]} and in {split}")
     return leaks

@@ -7,6 +7,8 @@ measuring, photographs go through the very path of a build: edit at full size, J
 from __future__ import annotations
 
 import dataclasses
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -27,11 +29,12 @@ from flows.coco.select import Split
 from flows.coco.sources import Source
 from flows.make.compose import decode_jpeg, encode_jpeg
 from flows.make.subjects import Subject, annotated_photographs, digest_of
+from flows.store.layout import writing
 from realism.audit import audit_scores
 from realism.checkpoint import Checkpoint
-from realism.discriminator import Discriminator
 from realism.gate import calibrate, choose_threshold
 from realism.metrics import auroc, calibration_error, recall_at_precision, spearman
+from realism.networks import Network
 from realism.score import SIDE, Crop, prepare, score_crops, score_logits
 from realism.train import Batch
 
@@ -346,14 +349,26 @@ class Cases:
     passes: NDArray[np.bool_]
 
     def save(self, path: Path) -> None:
-        """Write all arrays to one file."""
-        np.savez(path, **vars(self))
+        """Write all arrays to one file, whole or not at all."""
+        with writing(path) as file:
+            np.savez(file, **vars(self))
+
+    def only(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> Cases:
+        """Return some of them."""
+        return Cases(**{name: values[rows] for name, values in vars(self).items()})
 
     @classmethod
     def load(cls, path: Path) -> Cases:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return cls(**arrays)
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The file is damaged, or holds something else.
+        """
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cls(**arrays)
+        except (OSError, EOFError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, zlib.error):
+            raise ValueError(f"{path} holds no cases that can be read; remove it") from None
 
 
 @dataclass(frozen=True)
@@ -365,20 +380,27 @@ class _Target:
     picture: Picture
     mask: Mask
     decoded: Picture
+    side: int
 
 
 Scene = tuple[int, Picture, Sequence[Mask]]
 """Image id, picture uint8 (H, W, 3) and the masks of its subjects."""
 
 
-def people_of(source: Source, *, split: Split) -> list[Scene]:
-    """Return the photographs of a split with the masks of their people."""
-    scenes = annotated_photographs(source, split=split)
+def people_of(source: Source, *, split: Split, most: int | None = None) -> list[Scene]:
+    """Return the photographs of a split with the masks of their people; see `annotated_photographs`."""
+    scenes = annotated_photographs(source, split=split, most=most)
     return [(image_id, picture, [mask for _, mask in masks]) for image_id, picture, masks in scenes]
 
 
 def draw_cases(
-    photographs: Sequence[Scene], *, seed: int, per_photograph: int = 3, most: int = 500, audit: bool = True
+    photographs: Sequence[Scene],
+    *,
+    seed: int,
+    per_photograph: int = 3,
+    most: int = 500,
+    audit: bool = True,
+    side: int = SIDE,
 ) -> Cases:
     """Draw what a network is measured on, each subject edited by the very path of a build.
 
@@ -390,6 +412,7 @@ def draw_cases(
         per_photograph: At most so many subjects of one.
         most: At most so many subjects together.
         audit: Whether to draw null edits and other encodings, sizes and masks, too.
+        side: Pixels of the crops.
 
     Raises:
         ValueError: Fewer than two photographs.
@@ -405,7 +428,7 @@ def draw_cases(
             if number == most:
                 break
             references = [_colours(photographs, place, rng) for _ in range(4)]
-            target = _Target(number, image_id, picture, masks[int(row)], decoded)
+            target = _Target(number, image_id, picture, masks[int(row)], decoded, side)
             rows += _cases_of(target, references, rng, audit=audit)
             number += 1
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -453,7 +476,7 @@ def _case(
     target: _Target, alpha: Alpha, decoded: Picture, what: str, name: str, *, strength: float = 0.0
 ) -> dict[str, Any]:
     return {
-        "crop": prepare(decoded, alpha),
+        "crop": prepare(decoded, alpha, side=target.side),
         "subject": target.number,
         "image_id": target.image_id,
         "what": what,
@@ -525,34 +548,50 @@ def measure_cases(scores: NDArray[np.float64], cases: Cases) -> dict[str, Any]:
     The band is what passes the closed-form gates. Gross cases count where their foreground MSE is over 2,000, ladders
     where the MSE of their top is at least 400. Calibration is that of naturals and edits in equal shares.
     """
-    edits = np.isin(cases.what, ("edit", "family")) & cases.passes
-    band, natural = (cases.what == "edit") & cases.passes, cases.what == "natural"
-    grosses = (cases.what == "gross") & (cases.mse > GROSS_MSE)
-    mild = edits & (cases.strength <= 0.5)
-    passing = grosses & cases.passes
-    recall, threshold = recall_at_precision(scores[grosses], scores[edits])
+    found = {name: scores[chosen] for name, chosen in group_cases(cases).items()}
+    natural, band, gross_ones = found["naturals"], found["band"], found["gross"]
+    recall, threshold = recall_at_precision(gross_ones, found["edits"])
     families = {
-        name: auroc(scores[natural], scores[(cases.what == "family") & cases.passes & (cases.name == name)])
+        name: auroc(natural, scores[(cases.what == "family") & cases.passes & (cases.name == name)])
         for name in DEFAULT_FAMILIES
     }
-    times = max(1, round(int(band.sum()) / max(int(natural.sum()), 1)))
-    both = np.concatenate([np.repeat(scores[natural], times), scores[band]])
-    truth = np.concatenate([np.ones(times * np.count_nonzero(natural)), np.zeros(np.count_nonzero(band))])
+    times = max(1, round(len(band) / max(len(natural), 1)))
+    both = np.concatenate([np.repeat(natural, times), band])
+    truth = np.concatenate([np.ones(times * len(natural)), np.zeros(len(band))])
     numbers = {
-        "band_auroc": auroc(scores[natural], scores[band]),
-        "mild_gross_auroc": auroc(scores[mild], scores[grosses]),
-        "mild_passing_gross_auroc": auroc(scores[mild], scores[passing]),
-        "natural_gross_auroc": auroc(scores[natural], scores[grosses]),
+        "band_auroc": auroc(natural, band),
+        "mild_gross_auroc": auroc(found["mild"], gross_ones),
+        "mild_passing_gross_auroc": auroc(found["mild"], found["gross_passing"]),
+        "natural_gross_auroc": auroc(natural, gross_ones),
         "spearman": _ladder_order(scores, cases),
         "calibration_error": calibration_error(both, truth),
         "recall_at_95": recall,
         "threshold_at_95": threshold,
     }
-    counts = {"naturals": natural, "band": band, "mild": mild, "gross": grosses, "gross_passing": passing}
     return {
         **{name: round(float(value), 4) for name, value in numbers.items()},
         "family_auroc": {name: round(value, 4) for name, value in families.items()},
-        "counts": {name: int(np.count_nonzero(chosen)) for name, chosen in counts.items()},
+        "counts": {name: len(values) for name, values in found.items()},
+    }
+
+
+def group_cases(cases: Cases) -> dict[str, NDArray[np.bool_]]:
+    """Mark the cases of each group that is measured.
+
+    Returns:
+        `naturals`; `band`, edits drawn as a build draws them that pass the closed-form gates; `edits`, those and one of
+        each family; `mild`, of these the ones of strength up to 0.5; `gross`, of foreground MSE over 2,000;
+        `gross_passing`, of these the ones that the closed-form gates let pass. bool (N,) each.
+    """
+    edits = np.isin(cases.what, ("edit", "family")) & cases.passes
+    gross_ones = (cases.what == "gross") & (cases.mse > GROSS_MSE)
+    return {
+        "naturals": cases.what == "natural",
+        "band": (cases.what == "edit") & cases.passes,
+        "edits": edits,
+        "mild": edits & (cases.strength <= 0.5),
+        "gross": gross_ones,
+        "gross_passing": gross_ones & cases.passes,
     }
 
 
@@ -600,13 +639,14 @@ def hide_masks(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def make_checkpoint(
-    model: Discriminator,
+    model: Network,
     *,
     subjects: Sequence[Subject],
     val: Cases,
     test: Cases | None = None,
     audit: Cases | None = None,
     settings: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> Checkpoint:
     """Calibrate a network and set its threshold on `val`, measure it on `val` and `test`, audit it on `audit`.
 
@@ -617,28 +657,34 @@ def make_checkpoint(
         test: Of the split `test`.
         audit: Of photographs that it did not learn from, at least 300 subjects; `val` where None.
         settings: Of the training, kept in the checkpoint.
+        device: Where it scores the cases.
     """
-    logits = score_logits(model, val.crops)
-    band = (val.what == "edit") & val.passes
-    bare = Checkpoint(model, calibrate(logits[val.what == "natural"], logits[band]))
-    scores = score_crops(bare, val.crops)
-    edits = np.isin(val.what, ("edit", "family")) & val.passes
-    grosses = (val.what == "gross") & (val.mse > GROSS_MSE)
-    threshold, precision, recall = choose_threshold(scores[grosses], scores[edits])
+    logits, groups = score_logits(model, val.crops, device=device), group_cases(val)
+    bare = Checkpoint(model, calibrate(logits[groups["naturals"]], logits[groups["band"]]))
+    scores = score_crops(bare, val.crops, device=device)
+    threshold, precision, recall = choose_threshold(scores[groups["gross"]], scores[groups["edits"]])
     metrics = {"val": {**measure_cases(scores, val), "threshold_precision": precision, "threshold_recall": recall}}
     if test is not None:
-        metrics["test"] = measure_cases(score_crops(bare, test.crops), test)
+        metrics["test"] = measure_cases(score_crops(bare, test.crops, device=device), test)
     audited = val if audit is None else audit
-    hidden = score_crops(bare, hide_masks(audited.crops))
+    hidden = score_crops(bare, hide_masks(audited.crops), device=device)
     return dataclasses.replace(
         bare,
         threshold=threshold,
         image_ids=frozenset(subject.image_id for subject in subjects),
         data_digest=digest_of(subjects),
         settings=dict(settings or {}),
-        metrics=metrics,
-        audit=audit_cases(score_crops(bare, audited.crops), audited, maskless=hidden),
+        metrics=_without_nan(metrics),
+        audit=audit_cases(score_crops(bare, audited.crops, device=device), audited, maskless=hidden),
     )
+
+
+def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return figures with None where nothing could be measured, as JSON wants it."""
+    return {
+        name: _without_nan(value) if isinstance(value, Mapping) else None if value != value else value  # noqa: PLR0124
+        for name, value in values.items()
+    }
 
 
 def join_cases(*parts: Cases) -> Cases:

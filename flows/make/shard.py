@@ -1,27 +1,36 @@
-"""Make one shard: compose its samples, judge them together, write kept and rejected, mark it done.
+"""Make one shard: compose its samples, ask the gate about all of them, write kept and rejected, mark it done.
 
 A shard is a pure function of the plan and the photographs. It is made anew from the start after a crash, and
-counts only once its marker is there.
+counts only once its marker is there. `make_shard` goes through its three phases in one process; where an accelerator
+scores, `flows/make/run.py` has a worker compose, the scorer score, and a worker write.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow.parquet as pq
+import numpy as np
 
-from flows.make.compose import Made, Photographs, compose, person_of, recipe_of
-from flows.make.judge import Verdict, judge
-from flows.make.plan import Plan, read_plan, read_planned
-from flows.store.layout import Layout, write_bytes, writing
-from flows.store.record import PERSON, encode_record, flatten, index_table, make_record
-from flows.store.write import Spill, Written, hash_file, pack, write_tar
+from flows.make.compose import Look, Made, Photographs, compose, person_of, recipe_of
+from flows.make.gate import Gate, ask_gate, look_through
+from flows.make.judge import Opinion, Verdict, judge
+from flows.make.plan import Plan, ShardPlan, read_plan, read_planned
+from flows.make.plan_fusion import ROLES
+from flows.settings import FUSION, STAGES
+from flows.store.decisions import as_decided, read_decisions
+from flows.store.layout import Layout, write_bytes
+from flows.store.manifest import count_rows
+from flows.store.record import DIFFICULTY, PERSON, encode_record, flatten, make_record
+from flows.store.write import Place, Spill, Written, pack, read_piece, write_samples
+
+if TYPE_CHECKING:  # it brings torch along, which a build of the other stage without a gate does not need
+    from flows.make.compose_fusion import MadeFusion
 
 MARKER_VERSION: Final = 1
 
@@ -32,7 +41,10 @@ class Done:
 
     Attributes:
         files: sha256, size and samples by path below the run.
-        seconds: Wall time of the making, the only field that differs between two makings.
+        seconds: Wall time of the making.
+        finished: When that was, seconds since 1970; this and `seconds` are all that differs between two makings.
+        device: Where the gate scored the samples, `cpu` or `cuda`; None where no gate looked.
+        by_decision: Samples that a decision moved or judged otherwise than the gates did, by kind of decision.
     """
 
     shard: str
@@ -44,149 +56,276 @@ class Done:
     files: Mapping[str, Mapping[str, Any]]
     seconds: float
     finished: float
+    device: str | None = None
+    by_decision: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A sample that is made but not yet written: its judgement may still change, its pictures are on disk."""
+class Waiting:
+    """A sample that is made and not yet judged.
+
+    Attributes:
+        row: Of the plan, without the outlines.
+        made: Without members and crop.
+        places: Of its members in the spill, by extension.
+        seen: Whether it has a crop for the gate to look at.
+    """
 
     row: Mapping[str, Any]
-    made: Made
-    places: Mapping[str, tuple[int, int]]
+    made: Made | MadeFusion
+    places: Mapping[str, Place]
+    seen: bool
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A shard between its phases; any process on this machine can go on with it.
+
+    Attributes:
+        shard: Its name.
+        began: When its making began, seconds since 1970.
+        samples: In the order of the plan.
+        members: File with the pictures of all samples.
+        crops: File with what the gate looks at, uint8 (samples, side, side, 4); None without a gate.
+    """
+
+    shard: str
+    began: float
+    samples: tuple[Waiting, ...]
+    members: Path
+    crops: Path | None
+
+    def discard(self) -> None:
+        """Give the disk space back."""
+        for path in (self.members, self.crops):
+            if path is not None:
+                path.unlink(missing_ok=True)
 
 
 def make_shard(run: Path, name: str) -> Done:
     """Make the shard `name` of the plan in `run`, or return its marker where it is done.
 
     Raises:
+        BadRequest: The plan or the run's checkpoint is damaged.
+        OSError: The disk is full or not writable; nothing half written stays.
+    """
+    if (done := read_done(Layout(run), name)) is not None:
+        return done
+    composed = compose_shard(run, name)
+    return write_shard(run, composed, score_shard(run, composed, device="cpu"), "cpu")
+
+
+def compose_shard(run: Path, name: str) -> Composed:
+    """Make the samples of a shard and put them aside.
+
+    Raises:
         BadRequest: The plan is damaged.
+        OSError: The disk is full or not writable; nothing stays.
+    """
+    began, layout = time.time(), Layout(run)
+    plan = read_plan(layout)
+    shard = plan.shard(name)
+    rows = read_planned(layout, shard)
+    folder = layout.index(name).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    look = None if plan.gate is None else look_through(plan.gate)
+    with Spill(folder) as members, nullcontext() if plan.gate is None else Spill(folder) as crops:
+        made = compose_stage(layout, plan, shard, rows, look=look)
+        samples = tuple(_set_aside(*each, gate=plan.gate, members=members, crops=crops) for each in made)
+    return Composed(name, began, samples, members.path, None if crops is None else crops.path)
+
+
+def score_shard(run: Path, composed: Composed, *, device: str) -> list[Opinion | None]:
+    """Ask the run's gate about every sample of a shard; None for those without pictures, and for all without a gate.
+
+    Raises:
+        BadRequest: The run's checkpoint is damaged, or the accelerator's memory is full. The shard is discarded.
+    """
+    layout = Layout(run)
+    gate = read_plan(layout).gate
+    if gate is None or composed.crops is None:
+        return [None] * len(composed.samples)
+    try:
+        crops = np.memmap(composed.crops, np.uint8, mode="r", shape=(len(composed.samples), gate.side, gate.side, 4))
+        image_ids = [subject_of(each.row) for each in composed.samples]
+        unseen = [not each.seen for each in composed.samples]
+        opinions = ask_gate(layout, gate, crops, image_ids, device=device, unseen=unseen)
+    except BaseException:
+        composed.discard()
+        raise
+    return [None if each.made.failure else said for each, said in zip(composed.samples, opinions, strict=True)]
+
+
+def write_shard(run: Path, composed: Composed, opinions: Sequence[Opinion | None], device: str) -> Done:
+    """Judge the samples of a shard, write them and their marker, and discard what was put aside.
+
+    Raises:
         OSError: The disk is full or not writable; nothing half written stays.
     """
     layout = Layout(run)
-    if (done := read_done(layout, name)) is not None:
-        return done
-    started = time.perf_counter()
-    plan = read_plan(layout)
-    shard = plan.shard(name)
-    layout.index(name).parent.mkdir(parents=True, exist_ok=True)
-    spill = Spill(layout.index(name).parent)
     try:
-        waiting = [_set_aside(row, made, spill) for row, made in compose_rows(plan, read_planned(layout, shard))]
-        verdicts = [judge_made(each.made) for each in waiting]
-        files, rows = _write(layout, name, waiting, verdicts, spill)
+        # begun again where a worker died: the one before may have come as far as the marker
+        return read_done(layout, composed.shard) or _write_all(layout, composed, opinions, device=device)
     finally:
-        spill.close()
+        composed.discard()
+
+
+def _write_all(layout: Layout, composed: Composed, opinions: Sequence[Opinion | None], *, device: str) -> Done:
+    name = composed.shard
+    verdicts = [judge_made(each.made, said) for each, said in zip(composed.samples, opinions, strict=True)]
+    files, rows = _write(layout, composed, verdicts)
+    finished = time.time()
     done = Done(
         shard=name,
-        planned=len(rows),
-        kept=sum(verdict.kept for verdict in verdicts),
-        rejected=sum(not verdict.kept for verdict in verdicts),
-        by_reason=dict(sorted(Counter(verdict.reason for verdict in verdicts if verdict.reason).items())),
-        by_family=_by_family(rows),
+        **count_rows(rows),
         files={path: vars(written) for path, written in files.items()},
-        seconds=round(time.perf_counter() - started, 3),
-        finished=round(time.time(), 3),
+        seconds=round(finished - composed.began, 3),
+        finished=round(finished, 3),
+        device=device if composed.crops else None,
     )
-    write_bytes(layout.done(name), json.dumps({"version": MARKER_VERSION, **vars(done)}, indent=1).encode())
+    write_bytes(layout.done(name), encode_done(done))
     return done
+
+
+def encode_done(done: Done) -> bytes:
+    """Encode a marker as its file."""
+    return json.dumps({"version": MARKER_VERSION, **vars(done)}, indent=1).encode()
 
 
 def read_done(layout: Layout, name: str) -> Done | None:
     """Read a shard's marker; None where it is missing, unreadable, or names files that are not there in full."""
+    done = read_marker(layout, name)
     try:
-        value = json.loads(layout.done(name).read_bytes())
-        if value.pop("version") != MARKER_VERSION:
-            return None
-        done = Done(**value)
-        whole = all((layout.run / path).stat().st_size == file["size"] for path, file in done.files.items())
+        whole = done and all((layout.run / path).stat().st_size == file["size"] for path, file in done.files.items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return done if whole else None
 
 
-def compose_rows(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> Iterable[tuple[Mapping[str, Any], Made]]:
+def read_marker(layout: Layout, name: str) -> Done | None:
+    """Read a shard's marker, whatever has become of its files; None where it is missing or unreadable."""
+    try:
+        value = json.loads(layout.done(name).read_bytes())
+        return Done(**value) if value.pop("version") == MARKER_VERSION else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def compose_stage(
+    layout: Layout,
+    plan: Plan,
+    shard: ShardPlan,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    look: Look | None = None,
+) -> Iterable[tuple[Mapping[str, Any], Made | MadeFusion]]:
+    """Make the samples of some rows of a shard's plan as its stage makes them."""
+    if shard.stage != FUSION:
+        return compose_rows(plan, rows, look=look)
+    from flows.make.compose_fusion import compose_fusion_rows  # noqa: PLC0415 - see the top
+
+    return compose_fusion_rows(layout, plan, rows, look=look)
+
+
+def subject_of(row: Mapping[str, Any]) -> int:
+    """Return the id of the photograph whose person a row of the plan is about."""
+    return int(row["target_image_id"] if "target_image_id" in row else row["foreground_image_id"])
+
+
+def compose_rows(
+    plan: Plan, rows: Sequence[Mapping[str, Any]], *, look: Look | None = None
+) -> Iterable[tuple[Mapping[str, Any], Made]]:
     """Make the samples of some rows of the plan, one after the other; decode each photograph once where they meet."""
     furthest = max((row["variant"] for row in rows), default=0) + 1
     photographs = Photographs(plan.folders, max_side=plan.max_side, keep=min(furthest, 14) + 2)
     for row in rows:
-        yield row, compose(row, photographs, recipe=recipe_of(row["key"], seed=plan.seed, families=plan.families))
+        recipe = recipe_of(row["key"], seed=plan.seed, families=plan.families)
+        yield row, compose(row, photographs, recipe=recipe, look=look)
 
 
-def judge_made(made: Made) -> Verdict:
+def judge_made(made: Made | MadeFusion, opinion: Opinion | None = None) -> Verdict:
     """Judge one sample: not at all readable, or by its gates."""
-    return Verdict(reason=made.failure) if made.failure else judge(made.gates)
+    return Verdict(reason=made.failure) if made.failure else judge(made.gates, opinion)
 
 
-def record_of(row: Mapping[str, Any], made: Made, verdict: Verdict) -> dict[str, Any]:
+def record_of(row: Mapping[str, Any], made: Made | MadeFusion, verdict: Verdict) -> dict[str, Any]:
     """Return the record of a sample as its `json` member holds it."""
-    people = {
-        role: {name: value for name, value in person_of(row, role).items() if name in PERSON}
-        for role in ("target", "reference")
-    }
+    opinion = verdict.opinion
     return make_record(
         {
             "key": made.key,
-            "stage": "harmonization",
             "split": row["split"],
             "status": "kept" if verdict.kept else "rejected",
             "reason": verdict.reason,
             "value": verdict.value,
             "limit": verdict.limit,
-            "gates": {**made.gates, "unnatural": verdict.score},
+            "gates": {**made.gates, "unnatural": opinion and opinion.score},
             "family": made.recipe.family,
-            "strength": made.recipe.strength,
-            "foreground_mse": made.foreground_mse,
-            "psnr": made.psnr,
-            "score": verdict.score,
-            "threshold": verdict.threshold,
-            "seen_by_gate": verdict.seen_by_gate,
+            "score": opinion and opinion.score,
+            "threshold": opinion and opinion.threshold,
+            "seen_by_gate": opinion and opinion.seen_by_gate,
             "recipe": made.recipe.to_json(),
-            "notes": made.notes,
-            **people,
+            **(_of_edit(row, made) if isinstance(made, Made) else _of_fusion(row, made)),
         }
     )
 
 
-def _set_aside(row: Mapping[str, Any], made: Made, spill: Spill) -> _Waiting:
-    """Put a sample's pictures on disk, so that a shard of any size is made in the same memory."""
-    places = {name: spill.put(content) for name, content in made.members.items()}
-    return _Waiting(row, Made(**{**vars(made), "members": {}}), places)
+def _of_edit(row: Mapping[str, Any], made: Made) -> dict[str, Any]:
+    return {
+        "stage": STAGES[0],
+        "strength": made.recipe.strength,
+        "foreground_mse": made.foreground_mse,
+        "psnr": made.psnr,
+        "notes": made.notes,
+        **{role: _told(row, role) for role in ("target", "reference")},
+    }
+
+
+def _of_fusion(row: Mapping[str, Any], made: MadeFusion) -> dict[str, Any]:
+    return {
+        "stage": FUSION,
+        "model": made.model,
+        "difficulty": {name: row[f"difficulty_{name}"] for name in DIFFICULTY},
+        **{role: _told(row, role) for role in ROLES},
+    }
+
+
+def _told(row: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """Return what a record says of a photograph or a person of the plan."""
+    return {name: value for name, value in person_of(row, role).items() if name in PERSON}
+
+
+def _set_aside(
+    row: Mapping[str, Any], made: Made | MadeFusion, *, gate: Gate | None, members: Spill, crops: Spill | None
+) -> Waiting:
+    """Put a sample's pictures and crop on disk, so that a shard of any size is made in the same memory."""
+    places = {name: members.put(content) for name, content in made.members.items()}
+    if gate is not None and crops is not None:
+        crops.put(bytes(4 * gate.side**2) if made.crop is None else made.crop.tobytes())
+    return Waiting(
+        row={name: value for name, value in row.items() if not name.endswith("_segmentation")},
+        made=replace(made, members={}, crop=None),
+        places=places,
+        seen=made.crop is not None,
+    )
 
 
 def _write(
-    layout: Layout, name: str, waiting: Sequence[_Waiting], verdicts: Sequence[Verdict], spill: Spill
+    layout: Layout, composed: Composed, verdicts: Sequence[Verdict]
 ) -> tuple[dict[str, Written], list[dict[str, Any]]]:
-    """Write the two tars and the index of a shard; a tar without samples is not written."""
-    files: dict[str, Written] = {}
+    """Write the two tars and the index of a shard, each sample where its gates and the run's decisions put it."""
+    decisions = read_decisions(layout)
     rows: list[dict[str, Any]] = []
-    ordered = sorted(zip(waiting, verdicts, strict=True), key=lambda pair: pair[0].made.key)
-    for path, kept in ((layout.shard(name), True), (layout.rejected(name), False)):
-        chosen = [(each, verdict) for each, verdict in ordered if verdict.kept == kept]
-        relative = layout.relative(path)
-        if not chosen:
-            path.unlink(missing_ok=True)
-            continue
+    encoded: dict[str, bytes] = {}
+    for each, verdict in zip(composed.samples, verdicts, strict=True):
+        record = as_decided(record_of(each.row, each.made, verdict), decisions)
+        rows.append(flatten(record))
+        encoded[each.made.key] = encode_record(record)
+    places = {each.made.key: each.places for each in composed.samples}
+    with composed.members.open("rb") as spill:
 
-        def packed(chosen: Sequence[tuple[_Waiting, Verdict]] = chosen, tar: str = relative) -> Iterable[bytes]:
-            offset = 0
-            for each, verdict in chosen:
-                record = record_of(each.row, each.made, verdict)
-                members = {extension: spill.get(place) for extension, place in each.places.items()}
-                data = pack(each.made.key, {**members, "json": encode_record(record)})
-                rows.append({**flatten(record), "tar": tar, "offset": offset, "size": len(data)})
-                offset += len(data)
-                yield data
+        def pack_sample(key: str) -> bytes:
+            members = {extension: read_piece(spill, place) for extension, place in places[key].items()}
+            return pack(key, {**members, "json": encoded[key]})
 
-        files[relative] = write_tar(path, packed())
-    with writing(layout.index(name)) as file:
-        pq.write_table(index_table(rows), file, compression="zstd")
-    digest, size = hash_file(layout.index(name))
-    files[layout.relative(layout.index(name))] = Written(digest, size, len(rows))
-    return files, rows
-
-
-def _by_family(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for row in rows:
-        counts.setdefault(row["family"], {"kept": 0, "rejected": 0})[row["status"]] += 1
-    return dict(sorted(counts.items()))
+        return write_samples(layout, composed.shard, rows, pack_sample)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -37,6 +38,7 @@ MIN_UNLABELLED_PIXELS: Final = 400
 """Least subject on photographs that come scaled down already."""
 REFERENCE_PIXELS: Final = 1500
 _COLUMNS: Final = ("image_id", "iscrowd", "segmentation")
+_NONE: Final[NDArray[np.int64]] = np.empty(0, np.int64)
 _SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -57,24 +59,43 @@ class Subject:
     colours: Picture
 
 
-def annotated_subjects(source: Source, *, split: Split, others: bool = True) -> Iterator[Subject]:
+def annotated_subjects(
+    source: Source, *, split: Split, others: bool = True, most: int | None = None
+) -> Iterator[Subject]:
     """Yield the people of a split's photographs, and where `others` the masks of every other category.
 
     Unreadable and greyscale photographs, crowd regions and what is too small or too large are left out.
     """
-    for image_id, picture, masks in annotated_photographs(source, split=split, others=others):
+    for image_id, picture, masks in annotated_photographs(source, split=split, others=others, most=most):
         for kind, mask in masks:
             yield cut_out(image_id, kind, picture, mask)
 
 
 def annotated_photographs(
-    source: Source, *, split: Split, others: bool = False
+    source: Source, *, split: Split, others: bool = False, most: int | None = None
 ) -> Iterator[tuple[int, Picture, list[tuple[Kind, Mask]]]]:
-    """Yield (image id, picture, subjects as (kind, mask)) of a split's photographs, sorted by id."""
+    """Yield (image id, picture, subjects as (kind, mask)) of a split's photographs, sorted by id.
+
+    Args:
+        source: Photographs that do not lie here yet are fetched first.
+        split: Only photographs of this split are opened.
+        others: Whether the masks of every other category are subjects, too.
+        most: At most so many annotated photographs are looked at, those of the smallest ids.
+    """
     tables = [_annotations(subset.catalog, others=others) for subset in source.subsets]
-    for image in source.images().to_pylist():
-        if split_of(image["id"]) != split:
-            continue
+    annotated = [set().union(*(table.rows for table in kinds.values())) for kinds in tables]
+    images = [
+        image
+        for image in source.images().to_pylist()
+        if split_of(image["id"]) == split and image["id"] in annotated[image["subset"]]
+    ][:most]
+    source.fetch(
+        {
+            subset.name: [image["file_name"] for image in images if image["subset"] == number]
+            for number, subset in enumerate(source.subsets)
+        }
+    )
+    for image in images:
         masks = [
             (kind, mask)
             for kind, table in tables[image["subset"]].items()
@@ -91,17 +112,32 @@ def annotated_photographs(
             yield image["id"], picture, masks
 
 
-def _annotations(catalog: Catalog, *, others: bool) -> dict[Kind, pa.Table]:
+@dataclass(frozen=True)
+class _Annotations:
+    """Segmentations as JSON text, and in which rows those of each image stand, crowd regions left out."""
+
+    segmentations: pa.ChunkedArray
+    rows: Mapping[int, NDArray[np.int64]]
+
+
+def _annotations(catalog: Catalog, *, others: bool) -> dict[Kind, _Annotations]:
     """Read a subset's annotations by kind of subject."""
     tables: dict[Kind, pa.Table] = {"person": catalog.people(columns=_COLUMNS)}
     if others:
         tables["other"] = pq.read_table(catalog.folder / "others.parquet", columns=list(_COLUMNS))
-    return tables
+    return {kind: _Annotations(table["segmentation"], _rows_by_image(table)) for kind, table in tables.items()}
 
 
-def _masks(table: pa.Table, *, image_id: int, width: int, height: int) -> Iterator[Mask]:
-    rows = np.flatnonzero((table["image_id"].to_numpy() == image_id) & ~table["iscrowd"].to_numpy(zero_copy_only=False))
-    for segmentation in table["segmentation"].take(rows).to_pylist():
+def _rows_by_image(table: pa.Table) -> dict[int, NDArray[np.int64]]:
+    rows = np.flatnonzero(~table["iscrowd"].to_numpy(zero_copy_only=False))
+    images = table["image_id"].to_numpy()[rows]
+    order = np.argsort(images, kind="stable")
+    found, first = np.unique(images[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(rows[order], first[1:]), strict=True)) if len(rows) else {}
+
+
+def _masks(table: _Annotations, *, image_id: int, width: int, height: int) -> Iterator[Mask]:
+    for segmentation in table.segmentations.take(table.rows.get(image_id, _NONE)).to_pylist():
         try:
             mask = decode_mask(segmentation, height=height, width=width)
         except ValueError:
@@ -117,7 +153,13 @@ def is_subject(mask: Mask, *, least: int) -> bool:
 
 
 def unlabelled_subjects(
-    folder: Path, *, split: Split, shapes: Sequence[NDArray[np.uint8]], each: int, seed: int
+    folder: Path,
+    *,
+    split: Split,
+    shapes: Sequence[NDArray[np.uint8]],
+    each: int,
+    seed: int,
+    most: int | None = None,
 ) -> Iterator[Subject]:
     """Yield subjects of photographs without annotations: borrowed masks and segments in turn, `each` a photograph.
 
@@ -127,8 +169,9 @@ def unlabelled_subjects(
         shapes: Masks of people to borrow, uint8, of any size.
         each: Subjects a photograph.
         seed: Of the masks' places and of the segments.
+        most: At most so many photographs, the first by name.
     """
-    for image_id, picture in _coloured_photographs(folder, split=split):
+    for image_id, picture in islice(_coloured_photographs(folder, split=split), most):
         rng = np.random.default_rng([seed, image_id])
         segments = _segments(picture, rng)
         for number in range(each):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,27 +15,48 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from augment import Recipe, feather
+from augment import feather
 from augment.checks import foreground_mse
 from flows.coco.masks import decode_mask, scale_mask
 from flows.coco.pictures import Picture, scaled_size
 from flows.errors import BadRequest
-from flows.make.compose import BLOCK, person_of
+from flows.make.compose import BLOCK, person_of, read_recipe
+from flows.make.fuser import load_fuser
+from flows.make.gate import Gate, ask_gate, is_near, load_gate, look_through
+from flows.make.judge import Opinion, judge
 from flows.make.plan import Map, Plan, ShardPlan, read_plan, read_planned
+from flows.make.plan_fusion import DIFFICULTY_FIELDS, PLACE_FIELDS, ROLES
 from flows.make.run import find_split_leaks
+from flows.make.shard import subject_of
+from flows.settings import FUSION, STAGES
+from flows.store.decisions import UNREADABLE, Decisions, as_decided, gates_said, read_decisions
 from flows.store.layout import Layout
-from flows.store.manifest import read_manifest
-from flows.store.read import Damaged, Stored, read_tar
-from flows.store.record import PERSON, flatten
+from flows.store.manifest import count_rows, read_manifest
+from flows.store.read import Damaged, Stored, read_sample, read_tar
+from flows.store.record import GATES, PERSON, flatten
+from flows.store.swap import is_unsettled
 from flows.store.write import hash_file
 
-PICTURES: Final = ("composite.jpg", "json", "mask.png", "real.jpg")
+PICTURES: Final = {
+    STAGES[0]: ("composite.jpg", "json", "mask.png", "real.jpg"),
+    FUSION: ("alpha.png", "background.jpg", "composite.jpg", "foreground.jpg", "json", "mask.png"),
+}
+"""Members of a sample, by stage."""
 PROBLEMS_PER_SHARD: Final = 50
+RESCORED: Final = 16
+"""Samples of a shard that are scored again, at most."""
 
 _PLACE: Final = frozenset({"tar", "offset", "size"})
 """Columns that only the index has."""
-_PLANNED: Final = ("key", "split", *(f"{role}_{name}" for role in ("target", "reference") for name in PERSON))
-"""Fields of a record, flattened, that the plan decides."""
+_PLANNED: Final = {
+    "key": "key",
+    "split": "split",
+    "family": "family",
+    **{f"{role}_{name}": f"{role}_{name}" for role in ("target", "reference", *ROLES) for name in PERSON},
+    **{f"recipe_{name}": name for name, _ in PLACE_FIELDS},
+    **{name: name for name, _ in DIFFICULTY_FIELDS},
+}
+"""Fields of a record, flattened, that the plan decides, and the columns of the plan; a stage has some of them."""
 
 
 @dataclass(frozen=True)
@@ -72,16 +93,36 @@ def verify_run(layout: Layout, *, over: Map = map) -> Iterator[Problem]:
         if not (path := layout.run / str(part["path"])).is_file() or hash_file(path)[0] != part["sha256"]:
             yield Problem(str(part["path"]), None, "is missing or differs from the hash in plan.json")
             return
+    if is_unsettled(layout):
+        yield Problem(
+            layout.relative(layout.beside), None, "a decision or repair was interrupted; hcoco repair ends it"
+        )
+        return
+    try:
+        read_decisions(layout)
+    except BadRequest as error:
+        yield Problem(layout.relative(layout.decisions), None, str(error))
+        return
     yield from _verify_files(layout, manifest)
+    for what in over(check_networks, [layout] if plan.gate or plan.fuser else []):
+        yield from what
     check = partial(verify_shard, layout.run)
     names = [shard.name for shard in plan.shards]
     for problems in over(check, names):
         yield from problems
     yield from (Problem("manifest.json", None, what) for what in _manifest_problems(plan, manifest))
+    yield from _count_problems(layout, plan, manifest)
+
+
+def _count_problems(layout: Layout, plan: Plan, manifest: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where the manifest counts otherwise than the index, and photographs on two sides."""
     try:
         counted, leaks = _count(layout, plan), find_split_leaks(layout, plan)
     except (OSError, pa.ArrowException, KeyError):
         return  # a damaged index has been named above
+    decided = counted.pop("by_decision")
+    if manifest.get("decisions", {}) != decided:
+        yield Problem("manifest.json", None, f"counts decisions {manifest.get('decisions')}, the index holds {decided}")
     for name, number in counted.items():
         if manifest["counts"][name] != number:
             yield Problem("manifest.json", None, f"counts {name} {manifest['counts'][name]}, the index holds {number}")
@@ -96,7 +137,7 @@ def _verify_files(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Probl
             yield Problem(path, None, "is in the manifest but not on disk")
         elif hash_file(file)[0] != entry["sha256"]:
             yield Problem(path, None, "differs from its hash in the manifest")
-    for folder in ("shards", "rejected", "index"):
+    for folder in ("shards", FUSION, "rejected", "index"):
         for file in sorted((layout.run / folder).rglob("*")):
             if file.is_file() and not file.name.startswith(".") and layout.relative(file) not in listed:
                 yield Problem(layout.relative(file), None, "is on disk but not in the manifest")
@@ -107,36 +148,30 @@ def _manifest_problems(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]
     for name in ("selection", "settings", "code"):
         if manifest[name] != getattr(plan, name):
             yield f"{name} is not that of the plan"
+    for name in ("gate", "fuser"):
+        network = getattr(plan, name)
+        if manifest.get(name) != (network and vars(network)):
+            yield f"{name} is not that of the plan"
     counts = manifest["counts"]
     if not counts["planned"] == counts["kept"] + counts["rejected"] == plan.planned:
         yield f"planned {plan.planned}, but counts {counts}"
-    in_tars = {True: 0, False: 0}
+    in_tars = {stage: Counter(planned=plan.planned_of(stage)) for stage in {shard.stage for shard in plan.shards}}
     for entry in manifest["shards"]:
-        in_tars[entry["path"].startswith("shards/")] += entry["samples"]
-    if (in_tars[True], in_tars[False]) != (counts["kept"], counts["rejected"]):
+        folder, _, name = entry["path"].partition("/")
+        stage = FUSION if FUSION in {folder, name.partition("-")[0]} else STAGES[0]
+        in_tars.setdefault(stage, Counter())["rejected" if folder == "rejected" else "kept"] += entry["samples"]
+    if {stage: Counter(here) for stage, here in counts.get("by_stage", {}).items()} != in_tars:
+        yield "the samples of the tars do not add up to the counts of the stages"
+    whole = sum(in_tars.values(), Counter())
+    if (whole["kept"], whole["rejected"]) != (counts["kept"], counts["rejected"]):
         yield "the samples of the tars do not add up to the counts"
 
 
 def _count(layout: Layout, plan: Plan) -> dict[str, Any]:
     """Count the samples of the index as the manifest does."""
-    rows: Counter[tuple[str, str, str]] = Counter()
-    for shard in plan.shards:
-        table = pq.read_table(layout.index(shard.name), columns=["status", "reason", "family"])
-        rows.update(zip(*(table[name].to_pylist() for name in ("status", "reason", "family")), strict=True))
-    statuses, by_reason = Counter[str](), Counter[str]()
-    by_family: dict[str, dict[str, int]] = {}
-    for (status, reason, family), number in rows.items():
-        statuses[status] += number
-        if reason is not None:
-            by_reason[reason] += number
-        by_family.setdefault(family, {"kept": 0, "rejected": 0})[status] += number
-    return {
-        "planned": rows.total(),
-        "kept": statuses["kept"],
-        "rejected": statuses["rejected"],
-        "by_reason": dict(by_reason),
-        "by_family": by_family,
-    }
+    columns = ["status", "reason", "family", "decision_by"]
+    tables = (pq.read_table(layout.index(shard.name), columns=columns) for shard in plan.shards)
+    return count_rows(row for table in tables for row in table.to_pylist())
 
 
 def verify_shard(run: Path, name: str) -> list[Problem]:
@@ -173,11 +208,112 @@ def _shard_problems(layout: Layout, plan: Plan, shard: ShardPlan) -> Iterator[Pr
     if planned.keys() != index.keys():
         yield Problem(index_path, None, f"{len(planned)} samples were planned, {len(index)} other keys are listed")
     seen: set[str] = set()
+    check = partial(check_sample, plan=plan, decisions=read_decisions(layout))
     for path in (layout.shard(shard.name), layout.rejected(shard.name)):
         if path.is_file():
-            yield from _tar_problems(path, planned, index, seen, tar=layout.relative(path), max_side=plan.max_side)
+            yield from _tar_problems(path, planned, index, seen, tar=layout.relative(path), check=check)
     for key in sorted(index.keys() - seen):
         yield Problem(index[key]["tar"], key, "is in the index but in no tar")
+    yield from _gate_problems(layout, plan, index.values())
+
+
+def check_networks(layout: Layout) -> list[Problem]:
+    """Check the run's copies of its checkpoints; in a worker, since it loads torch."""
+    plan = read_plan(layout)
+    gate, fuser = plan.gate, plan.fuser
+    problems = []
+    try:
+        if gate is not None:
+            load_gate(layout, gate)
+    except BadRequest as error:
+        problems.append(Problem(layout.relative(layout.gate), None, str(error)))
+    try:
+        if fuser is not None:
+            load_fuser(layout, fuser)
+    except BadRequest as error:
+        problems.append(Problem(layout.relative(layout.fuser), None, str(error)))
+    return problems
+
+
+def _gate_problems(layout: Layout, plan: Plan, rows: Iterable[Mapping[str, Any]]) -> Iterator[Problem]:
+    """Yield where the index is not what the gates say of their values, and where a sample gets another score now."""
+    scored = []
+    for row in rows:
+        try:
+            if not _is_as_judged(row, plan.gate):
+                yield Problem(row["tar"], row["key"], "reason, value and limit are not what its gates say")
+        except (KeyError, TypeError):  # columns are missing, or of another kind: named above
+            return
+        if row["score"] is not None:
+            scored.append(row)
+    if plan.gate is None or not scored:
+        return
+    for row, what in _score_problems(layout, plan.gate, scored[:: -(-len(scored) // RESCORED)]):
+        yield Problem(row["tar"], row["key"], what)
+
+
+def _is_as_judged(row: Mapping[str, Any], gate: Gate | None) -> bool:
+    said = gates_said(row)
+    threshold, seen = row["threshold"], row["seen_by_gate"]
+    if gate is None or said.reason == UNREADABLE:
+        opinion = None
+        as_planned = threshold is None and seen is None and row["score"] is None
+    else:
+        opinion = Opinion(row["score"], threshold, seen)
+        as_planned = threshold == gate.threshold and seen is not None
+    judged = judge({name: row[f"gates_{name}"] for name in GATES}, opinion)
+    return (
+        as_planned
+        and row["gates_unnatural"] == row["score"]
+        and (
+            said.reason == UNREADABLE
+            or (judged.reason, judged.value, judged.limit) == (said.reason, said.value, said.limit)
+        )
+    )
+
+
+def _score_problems(
+    layout: Layout, gate: Gate, rows: Iterable[Mapping[str, Any]]
+) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """Score stored samples anew, on the CPU, and yield those whose score or `seen_by_gate` is another."""
+    look = look_through(gate)
+    seen = []
+    for row in rows:
+        try:
+            members = read_sample(layout.run / row["tar"], offset=row["offset"], size=row["size"]).members
+        except Damaged:
+            continue  # it has been named already, as has a picture that cannot be decoded
+        picture, mask = _JUDGED[str(row["family"])] if row["stage"] == FUSION else _JUDGED["edit"]
+        composite = decode_member(members.get(picture, b""), cv2.IMREAD_COLOR_RGB)
+        alpha = decode_member(members.get(mask, b""), cv2.IMREAD_UNCHANGED)
+        if composite is not None and alpha is not None and composite.shape[:2] == alpha.shape:
+            crop = look(composite, alpha)
+            seen.append((row, np.zeros((gate.side, gate.side, 4), np.uint8) if crop is None else crop))
+    if not seen:
+        return
+    crops, image_ids = np.stack([crop for _, crop in seen]), [_subject(row) for row, _ in seen]
+    try:
+        opinions = ask_gate(layout, gate, crops, image_ids, device="cpu")
+    except BadRequest:
+        return  # the checkpoint has been named already
+    for (row, _), opinion in zip(seen, opinions, strict=True):
+        if not is_near(opinion.score, row["score"]):
+            yield row, f"has score {row['score']}, the gate gives it {opinion.score}"
+        if opinion.seen_by_gate != row["seen_by_gate"]:
+            yield row, "seen_by_gate is not what the checkpoint says"
+
+
+def _subject(row: Mapping[str, Any]) -> int:
+    """Return the id of the photograph whose person a row of the index is about."""
+    return subject_of({name: value for name, value in row.items() if value is not None})
+
+
+_JUDGED: Final = {
+    "edit": ("composite.jpg", "mask.png"),
+    "easy": ("composite.jpg", "alpha.png"),
+    "hard": ("foreground.jpg", "alpha.png"),
+}
+"""What the realism gate looks at: a picture and where its subject is."""
 
 
 def _tar_problems(
@@ -187,7 +323,7 @@ def _tar_problems(
     seen: set[str],
     *,
     tar: str,
-    max_side: int | None,
+    check: Callable[..., Iterable[str]],
 ) -> Iterator[Problem]:
     """Yield what is wrong with one tar; add the keys that it holds to `seen`."""
     last = ""
@@ -200,14 +336,20 @@ def _tar_problems(
             if stored.key not in planned or stored.key not in index:
                 yield Problem(tar, stored.key, "was never planned")
                 continue
-            for what in check_sample(stored, planned[stored.key], index[stored.key], tar=tar, max_side=max_side):
+            for what in check(stored, planned[stored.key], index[stored.key], tar=tar):
                 yield Problem(tar, stored.key, what)
     except Damaged as damage:
         yield Problem(tar, None, str(damage))
 
 
 def check_sample(
-    stored: Stored, planned: Mapping[str, Any], index: Mapping[str, Any], *, tar: str, max_side: int | None
+    stored: Stored,
+    planned: Mapping[str, Any],
+    index: Mapping[str, Any],
+    *,
+    tar: str,
+    plan: Plan,
+    decisions: Decisions,
 ) -> Iterator[str]:
     """Yield what is wrong with one sample of a tar: members, record, index row, pictures, mask, background."""
     if (index["tar"], index["offset"], index["size"]) != (tar, stored.offset, stored.size):
@@ -220,23 +362,46 @@ def check_sample(
     flat = flatten(record)
     if flat != {name: value for name, value in index.items() if name not in _PLACE}:
         yield "the json member differs from the index"
-    if any(flat.get(name) != planned[name] for name in _PLANNED):
+    if any(flat.get(name) != planned[column] for name, column in _PLANNED.items() if column in planned):
         yield "the json member differs from the plan"
-    if (record.get("status") == "kept") != tar.startswith("shards/"):
+    if (record.get("status") == "kept") == tar.startswith("rejected/"):
         yield f"has status {record.get('status')!r} but lies in {tar}"
-    if record.get("reason") == "unreadable":
+    elif not _is_as_decided(record, decisions):
+        yield "is not what its gates and decisions.json make of it"
+    if record.get("reason") != "unreadable":
+        yield from _check_members(stored, planned, record, plan)
+
+
+def _check_members(stored: Stored, planned: Mapping[str, Any], record: Mapping[str, Any], plan: Plan) -> Iterator[str]:
+    stage = FUSION if "foreground_image_id" in planned else STAGES[0]
+    if record.get("stage") != stage:
+        yield f"has stage {record.get('stage')!r}, planned was {stage}"
         return
-    if tuple(stored.members) != PICTURES:
-        yield f"has members {', '.join(stored.members)}, not {', '.join(PICTURES)}"
+    if tuple(stored.members) != PICTURES[stage]:
+        yield f"has members {', '.join(stored.members)}, not {', '.join(PICTURES[stage])}"
         return
-    yield from _check_pictures(stored, planned, record, max_side=max_side)
+    if stage == FUSION:
+        from flows.make.verify_fusion import check_fusion  # noqa: PLC0415 - it brings torch along
+
+        yield from check_fusion(stored.members, planned, record, plan)
+    else:
+        yield from _check_pictures(stored, planned, record, max_side=plan.max_side)
+
+
+def _is_as_decided(record: Mapping[str, Any], decisions: Decisions) -> bool:
+    try:
+        return as_decided(record, decisions) == record
+    except (KeyError, TypeError):  # a field is missing, or of another kind
+        return False
 
 
 def _check_pictures(
     stored: Stored, planned: Mapping[str, Any], record: Mapping[str, Any], *, max_side: int | None
 ) -> Iterator[str]:
-    real, composite = (_decode(stored.members[name], cv2.IMREAD_COLOR_RGB) for name in ("real.jpg", "composite.jpg"))
-    alpha = _decode(stored.members["mask.png"], cv2.IMREAD_UNCHANGED)
+    real, composite = (
+        decode_member(stored.members[name], cv2.IMREAD_COLOR_RGB) for name in ("real.jpg", "composite.jpg")
+    )
+    alpha = decode_member(stored.members["mask.png"], cv2.IMREAD_UNCHANGED)
     if real is None or composite is None or alpha is None:
         yield "a picture cannot be decoded"
         return
@@ -246,7 +411,7 @@ def _check_pictures(
         yield f"pictures are not all {width} x {height}"
         return
     try:
-        recipe = Recipe.from_json(record["recipe"])
+        recipe = read_recipe(record)
         mask = decode_mask(target["segmentation"], height=target["height"], width=target["width"])
         expected = feather(scale_mask(mask, height=height, width=width), recipe.feather_px)
     except (ValueError, KeyError, TypeError) as error:
@@ -270,7 +435,8 @@ def background_identical(real: Picture, composite: Picture, alpha: NDArray[np.ui
     return not bool((np.any(real != composite, axis=2) & free).any())
 
 
-def _decode(data: bytes, flags: int) -> NDArray[np.uint8] | None:
+def decode_member(data: bytes, flags: int) -> NDArray[np.uint8] | None:
+    """Decode a picture of a sample; None where it is none."""
     try:
         picture: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)  # type: ignore[assignment]
     except cv2.error:

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from flows.errors import BadRequest
+
+FUSION: Final = "fusion"
+"""Name of the stage, and beginning of the names of its shards: `fusion-train-00000`."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,16 @@ class Layout:
         return self.run / "plan" / f"part-{number:05d}.parquet"
 
     @property
+    def gate(self) -> Path:
+        """Return the weights of the realism gate's checkpoint; its JSON stands beside them."""
+        return self.run / "gate" / "checkpoint.pt"
+
+    @property
+    def fuser(self) -> Path:
+        """Return the weights of the network that makes hard fusion samples; its JSON stands beside them."""
+        return self.run / "fuser" / "checkpoint.pt"
+
+    @property
     def manifest(self) -> Path:
         """Return the manifest: counts, shards, sha256."""
         return self.run / "manifest.json"
@@ -39,13 +52,29 @@ class Layout:
         return self.run / "report" / "index.html"
 
     @property
+    def decisions(self) -> Path:
+        """Return what people decided about finished samples; missing where they decided nothing."""
+        return self.run / "decisions.json"
+
+    @property
+    def history(self) -> Path:
+        """Return a line for each decision that was taken or undone, with its time."""
+        return self.run / "done" / "decisions.jsonl"
+
+    @property
+    def beside(self) -> Path:
+        """Return the folder in which files are made that replace others of the run all at once."""
+        return self.run / ".beside"
+
+    @property
     def lock(self) -> Path:
         """Return the file that one build at a time holds locked."""
         return self.run / ".lock"
 
     def shard(self, name: str) -> Path:
-        """Return the tar of a shard's kept samples."""
-        return self.run / "shards" / f"{name}.tar"
+        """Return the tar of a shard's kept samples; those of the fusion stage have a folder of their own."""
+        stage, dash, rest = name.partition("-")
+        return self.run / (f"fusion/{rest}.tar" if stage == FUSION and dash else f"shards/{name}.tar")
 
     def rejected(self, name: str) -> Path:
         """Return the tar of a shard's rejected samples."""
@@ -62,6 +91,47 @@ class Layout:
     def relative(self, path: Path) -> str:
         """Return a path below the run as the index and the manifest write it."""
         return path.relative_to(self.run).as_posix()
+
+
+@dataclass(frozen=True)
+class TrainingLayout:
+    """The paths of one training of the realism network below its folder, which has the training's name."""
+
+    folder: Path
+
+    @property
+    def begun(self) -> Path:
+        """Return what the training is: settings, digest of what is learnt from, digest of the code that draws."""
+        return self.folder / "training.json"
+
+    @property
+    def state(self) -> Path:
+        """Return what a killed training goes on from."""
+        return self.folder / "training.state"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return the name that the weights (`.pt`) and what they are (`.json`) share."""
+        return self.folder / self.folder.name
+
+    @property
+    def scores(self) -> Path:
+        """Return the scores of the held-out cases, by split and group."""
+        return self.folder / "scores.json"
+
+    @property
+    def report(self) -> Path:
+        """Return the page that people open first."""
+        return self.folder / "report" / "index.html"
+
+    @property
+    def lock(self) -> Path:
+        """Return the file that one process at a time holds locked."""
+        return self.folder / ".lock"
+
+    def cases(self, digest: str, name: str) -> Path:
+        """Return held-out cases; trainings that are measured on the same ones share them."""
+        return self.folder.parent / "cases" / digest / f"{name}.npz"
 
 
 def open_run(run: Path) -> Layout:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flows.errors import BadRequest
-from flows.store.layout import Layout
+from flows.store.layout import FUSION, Layout
 
 _OBJECTS: Final = ("counts", "selection", "settings", "code")
 
@@ -19,6 +19,8 @@ def make_manifest(
     selection: Mapping[str, Any],
     settings: Mapping[str, Any],
     code: Mapping[str, str],
+    gate: Mapping[str, Any] | None = None,
+    fuser: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Add up the markers of all shards.
 
@@ -27,18 +29,26 @@ def make_manifest(
         selection: Counts of the selection, from the plan.
         settings: Of the run, from the plan.
         code: Version and digest of the code, from the plan.
+        gate: The realism gate, from the plan; None without one.
+        fuser: The network that makes hard fusion samples, from the plan; None without one.
     """
     planned = kept = rejected = 0
     by_reason: Counter[str] = Counter()
     by_family: dict[str, Counter[str]] = {}
+    by_decision: Counter[str] = Counter()
+    by_stage: dict[str, Counter[str]] = {}
     files: dict[str, Mapping[str, Any]] = {}
     for marker in markers:
         planned += marker["planned"]
         kept += marker["kept"]
         rejected += marker["rejected"]
+        stage = FUSION if marker["shard"].startswith(f"{FUSION}-") else "harmonization"
+        here = by_stage.setdefault(stage, Counter())
+        here.update({name: marker[name] for name in ("planned", "kept", "rejected")})
         by_reason.update(marker["by_reason"])
         for family, counts in marker["by_family"].items():
             by_family.setdefault(family, Counter()).update(counts)
+        by_decision.update(marker.get("by_decision", {}))
         files |= marker["files"]
     entries = [
         {"path": path, "sha256": file["sha256"], "samples": file["samples"]} for path, file in sorted(files.items())
@@ -50,12 +60,43 @@ def make_manifest(
             "rejected": rejected,
             "by_reason": dict(sorted(by_reason.items())),
             "by_family": {family: dict(sorted(counts.items())) for family, counts in sorted(by_family.items())},
+            "by_stage": {stage: dict(counts) for stage, counts in sorted(by_stage.items())},
         },
+        "decisions": dict(sorted(by_decision.items())),
         "selection": dict(selection),
         "shards": [entry for entry in entries if entry["path"].endswith(".tar")],
         "index": [entry for entry in entries if entry["path"].endswith(".parquet")],
         "settings": dict(settings),
         "code": dict(code),
+        "gate": gate and dict(gate),
+        "fuser": fuser and dict(fuser),
+    }
+
+
+def count_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Count the samples of a shard as its marker does.
+
+    Args:
+        rows: Of the index, or records, flattened.
+    """
+    status: Counter[str] = Counter()
+    by_reason: Counter[str] = Counter()
+    by_decision: Counter[str] = Counter()
+    by_family: dict[str, dict[str, int]] = {}
+    for row in rows:
+        status[row["status"]] += 1
+        by_family.setdefault(row["family"], {"kept": 0, "rejected": 0})[row["status"]] += 1
+        if row["reason"]:
+            by_reason[row["reason"]] += 1
+        if row["decision_by"]:
+            by_decision[row["decision_by"]] += 1
+    return {
+        "planned": status.total(),
+        "kept": status["kept"],
+        "rejected": status["rejected"],
+        "by_reason": dict(sorted(by_reason.items())),
+        "by_family": dict(sorted(by_family.items())),
+        "by_decision": dict(sorted(by_decision.items())),
     }
 
 

@@ -1,15 +1,18 @@
-"""Read samples back: one by its key through the index, without scanning a tar."""
+"""Read samples back: one by its key through the index, without scanning a tar; or all of them, for training.
+
+`load_samples`, the loader for training, stands in `flows.store.loader` and is imported only where it is used: it
+brings torch and webdataset along.
+"""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +20,20 @@ import pyarrow.parquet as pq
 
 from flows.errors import BadRequest
 from flows.store.layout import Layout
+
+if TYPE_CHECKING:
+    from flows.store.loader import Loader, load_samples
+
+__all__ = ["Damaged", "Loader", "Stored", "find_sample", "load_samples", "read_sample", "read_tar"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the loader when it is asked for."""
+    if name not in {"Loader", "load_samples"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from flows.store import loader  # noqa: PLC0415 - see the module's docstring
+
+    return getattr(loader, name)
 
 
 class Damaged(Exception):  # noqa: N818 - it is what was found, and `verify` reports it as such
@@ -52,7 +69,7 @@ class Stored:
 
 
 def read_sample(tar: Path, *, offset: int, size: int) -> Stored:
-    """Read one sample by the offset and size that the index gives; 11,000 a second and more.
+    """Read one sample by the offset and size that the index gives.
 
     Raises:
         Damaged: There is no whole sample at this place.
@@ -67,11 +84,35 @@ def read_sample(tar: Path, *, offset: int, size: int) -> Stored:
         raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}") from None
     finally:
         os.close(descriptor)
-    samples = list(_samples(io.BytesIO(data), name=tar.name))
-    if len(samples) != 1 or samples[0].size != size:
+    key, members = "", dict[str, bytes]()
+    for member, content in _members(data, name=tar.name):
+        this, extension = _check_member(member, name=tar.name)
+        if (members and this != key) or extension in members:
+            raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}")
+        key = this
+        members[extension] = content
+    if len(data) != size or not members:
         raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}")
-    only = samples[0]
-    return Stored(only.key, only.members, offset, size)
+    return Stored(key, members, offset, size)
+
+
+def _members(data: bytes, *, name: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Cut the bytes of some members; several times as fast as `tarfile`, which copies blocks through a stream."""
+    begin = 0
+    while begin < len(data):
+        try:
+            member = tarfile.TarInfo.frombuf(data[begin : begin + tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+        except tarfile.TarError as error:
+            raise Damaged(f"{name}: no member of a sample at byte {begin} of it ({error})") from None
+        content = begin + tarfile.BLOCKSIZE
+        begin = content + _padded(member.size)
+        if member.size < 0 or begin > len(data):
+            raise Damaged(f"{name}: {member.name!r} is cut short")
+        yield member, data[content : content + member.size]
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
 def read_tar(tar: Path) -> Iterator[Stored]:
@@ -110,10 +151,9 @@ def _samples(file: Any, *, name: str) -> Iterator[Stored]:
             members: dict[str, bytes] = {}
             key, offset, end = "", 0, 0
             for member in archive:
-                _check_member(member, name=name)
-                this, _, extension = member.name.partition(".")
+                this, extension = _check_member(member, name=name)
                 content = archive.extractfile(member)
-                if content is None or not extension:
+                if content is None:
                     raise Damaged(f"{name}: {member.name!r} is no member of a sample")
                 if this != key and members:
                     yield Stored(key, members, offset, end - offset)
@@ -123,14 +163,19 @@ def _samples(file: Any, *, name: str) -> Iterator[Stored]:
                 if not members:
                     key, offset = this, member.offset
                 members[extension] = content.read()
-                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                end = member.offset_data + _padded(member.size)
             if members:
                 yield Stored(key, members, offset, end - offset)
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise Damaged(f"{name}: not a whole tar ({error})") from None
 
 
-def _check_member(member: tarfile.TarInfo, *, name: str) -> None:
+def _check_member(member: tarfile.TarInfo, *, name: str) -> tuple[str, str]:
+    """Return key and extension of a member that hcoco can have written."""
     constant = (member.mtime, member.uid, member.gid, member.mode, member.uname, member.gname)
     if not member.isreg() or "/" in member.name or constant != (0, 0, 0, 0o644, "", ""):
         raise Damaged(f"{name}: {member.name!r} is no plain file with time and owners 0 and mode 644")
+    key, _, extension = member.name.partition(".")
+    if not extension:
+        raise Damaged(f"{name}: {member.name!r} is no member of a sample")
+    return key, extension

@@ -14,14 +14,30 @@ import pyarrow as pa
 
 _NUMBER, _COUNT, _WORD, _CLAIM = pa.float64(), pa.int64(), pa.string(), pa.bool_()
 
-GATES: Final = ("clipping", "hue_flip", "effect_small", "effect_large", "unnatural")
+STAGE_GATES: Final[Mapping[str, tuple[str, ...]]] = {
+    "harmonization": ("clipping", "hue_flip", "effect_small", "effect_large"),
+    "fusion": ("background_changed", "subject_lost", "halo"),
+}
+"""Closed-form gates that a stage asks."""
+GATES: Final = (*STAGE_GATES["harmonization"], *STAGE_GATES["fusion"], "unnatural")
+"""All gates; the learned one looks at both stages."""
 
-RECIPE: Final[Mapping[str, pa.DataType]] = {
+EDIT: Final[Mapping[str, pa.DataType]] = {
     "family": _WORD,
     **dict.fromkeys(("strength", "feather_px", "local_angle", "local_center", "local_width", "local_low"), _NUMBER),
     **dict.fromkeys(("idt_rotation", "idt_iterations"), _COUNT),
     **{f"perturb_{name}_{number}": _NUMBER for number in range(8) for name in ("contrast", "brightness")},
 }
+
+COMPOSITION: Final[Mapping[str, pa.DataType]] = {
+    "place_scale": _NUMBER,
+    **dict.fromkeys(("place_left", "place_top"), _COUNT),
+    "place_mirrored": _CLAIM,
+    **dict.fromkeys(("spoil_seed", "cover_seed"), _COUNT),
+}
+"""What a fusion sample draws."""
+
+RECIPE: Final = {**EDIT, **COMPOSITION}
 
 NOTES: Final[Mapping[str, pa.DataType]] = {
     **dict.fromkeys(("subject_pixels", "reference_pixels", "perturb_index", "perturb_redraws"), _COUNT),
@@ -36,6 +52,14 @@ PERSON: Final[Mapping[str, pa.DataType]] = {
     **dict.fromkeys(("coco_url", "flickr_url"), _WORD),
 }
 
+DIFFICULTY: Final[Mapping[str, pa.DataType]] = dict.fromkeys(
+    ("gradient", "spread", "neighbours", "confidence", "total"), _NUMBER
+)
+"""How hard the subject of a fusion is to cut out, see `augment.difficulty`."""
+
+DECISION: Final[Mapping[str, pa.DataType]] = {"by": _WORD, "reason": _WORD, "value": _NUMBER, "limit": _NUMBER}
+"""Who overruled the gates (`readmit`, `ban`, `regate`), and what they had said; null where nobody did."""
+
 FIELDS: Final[Mapping[str, pa.DataType | Mapping[str, pa.DataType]]] = {
     **dict.fromkeys(("key", "stage", "split", "status", "reason"), _WORD),
     **dict.fromkeys(("value", "limit"), _NUMBER),
@@ -47,6 +71,12 @@ FIELDS: Final[Mapping[str, pa.DataType | Mapping[str, pa.DataType]]] = {
     "notes": NOTES,
     "target": PERSON,
     "reference": PERSON,
+    "foreground": PERSON,
+    "background": PERSON,
+    "first_background": PERSON,
+    "model": _WORD,
+    "difficulty": DIFFICULTY,
+    "decision": DECISION,
 }
 """Fields of a sample's JSON, in their order, with the types of the index."""
 

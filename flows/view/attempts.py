@@ -23,7 +23,8 @@ Item = TypeVar("Item")
 NO_FAMILY: Final = "none"
 """Stands where a sample has no family: the stages that compose instead of edit."""
 
-_COLUMNS: Final = ("key", "status", "reason", "family", "split", "strength", "foreground_mse")
+_NUMBERS: Final = ("strength", "foreground_mse", "score", "threshold")
+_COLUMNS: Final = ("key", "status", "reason", "family", "split", *_NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Attempts:
-    """All attempted samples of a run, in the order of the index, about a dozen bytes each.
+    """All attempted samples of a run, in the order of the index, a few dozen bytes each.
 
     Attributes:
         families: Names that `family` counts into, sorted.
@@ -46,7 +47,11 @@ class Attempts:
         kept: bool (N,).
         strength: float32 (N,), 0..1, NaN where unknown.
         effect: float32 (N,), foreground MSE on the 8-bit scale, NaN where unknown.
+        score: float64 (N,), realism score, 0..1, NaN where unknown.
+        threshold: Of the realism gate; None where none looked, or one with different thresholds.
         shown: The samples to show.
+        best: Those with the highest scores, the highest first.
+        worst: Those with the lowest scores, the lowest first; none of them among the best.
     """
 
     families: tuple[str, ...]
@@ -56,7 +61,11 @@ class Attempts:
     kept: NDArray[np.bool_]
     strength: NDArray[np.float32]
     effect: NDArray[np.float32]
+    score: NDArray[np.float64]
+    threshold: float | None
     shown: tuple[Place, ...]
+    best: tuple[Place, ...]
+    worst: tuple[Place, ...]
 
 
 @dataclass
@@ -70,13 +79,14 @@ class _Gathering:
     files: dict[str, Path] = field(default_factory=dict)
 
 
-def read_attempts(layout: Layout, *, show: int) -> Attempts:
+def read_attempts(layout: Layout, *, show: int, extremes: int = 0) -> Attempts:
     """Read the index of a run, file by file, and choose what to show.
 
     Args:
         layout: Of the run.
         show: At most so many kept and so many rejected samples are chosen. They are spread over the reasons, within
             a reason over the families, and drawn by a hash of their keys: whoever looks again sees the same ones.
+        extremes: So many of the highest and of the lowest scores are chosen.
 
     Raises:
         BadRequest: A file of the index is damaged.
@@ -85,6 +95,10 @@ def read_attempts(layout: Layout, *, show: int) -> Attempts:
     for path in sorted(layout.index("any").parent.glob("*.parquet")):
         gathering.files[path.name] = path
         _gather(gathering, path.name, _read_columns(path), most=show)
+    score = _joined(gathering.parts["score"], np.float64)
+    thresholds = np.unique(_joined(gathering.parts["threshold"], np.float64))
+    thresholds = thresholds[np.isfinite(thresholds)]
+    best, worst = _extremes(gathering, score, most=extremes)
     return Attempts(
         families=tuple(sorted(gathering.families)),
         splits=tuple(sorted(gathering.splits)),
@@ -93,7 +107,11 @@ def read_attempts(layout: Layout, *, show: int) -> Attempts:
         kept=_joined(gathering.parts["kept"], np.bool_),
         strength=_joined(gathering.parts["strength"], np.float32),
         effect=_joined(gathering.parts["foreground_mse"], np.float32),
+        score=score,
+        threshold=float(thresholds[0]) if len(thresholds) == 1 else None,
         shown=_choose(gathering, most=show),
+        best=best,
+        worst=worst,
     )
 
 
@@ -138,9 +156,8 @@ def _gather(gathering: _Gathering, name: str, table: pa.Table, *, most: int) -> 
     parts["family"].append(_coded(families, gathering.families))
     parts["split"].append(_coded(splits, gathering.splits))
     parts["kept"].append(np.array(kept, dtype=np.bool_))
-    for column in ("strength", "foreground_mse"):
-        numbers = table[column].cast(pa.float32()).fill_null(float("nan"))
-        parts[column].append(numbers.to_numpy())
+    for column in _NUMBERS:
+        parts[column].append(table[column].cast(pa.float64()).fill_null(float("nan")).to_numpy())
     for row, (key, *cell) in enumerate(zip(table["key"].to_pylist(), kept, reasons, families, strict=True)):
         heap = gathering.cells.setdefault((cell[0], cell[1], cell[2]), [])
         digest = hashlib.blake2b(str(key).encode(), digest_size=8).digest()
@@ -163,7 +180,25 @@ def _ranked(parts: Sequence[NDArray[Any]], codes: dict[str, int]) -> NDArray[np.
 
 
 def _joined(parts: Sequence[NDArray[Any]], kind: type) -> NDArray[Any]:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=kind)
+    return np.concatenate(parts).astype(kind, copy=False) if parts else np.zeros(0, dtype=kind)
+
+
+def _extremes(
+    gathering: _Gathering, score: NDArray[np.float64], *, most: int
+) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
+    """Return the highest and the lowest scores, `most` of each, or half of all where there are fewer."""
+    known = np.flatnonzero(np.isfinite(score))
+    ordered = known[np.argsort(score[known], kind="stable")]
+    count = min(most, len(ordered) // 2)
+    names, lengths = list(gathering.files), [len(part) for part in gathering.parts["score"]]
+    ends = np.cumsum(lengths)
+
+    def place(number: int) -> Place:
+        file = int(np.searchsorted(ends, number, side="right"))
+        return Place(gathering.files[names[file]], number - int(ends[file] - lengths[file]))
+
+    best, worst = ordered[::-1][:count].tolist(), ordered[:count].tolist()
+    return tuple(map(place, best)), tuple(map(place, worst))
 
 
 def _choose(gathering: _Gathering, *, most: int) -> tuple[Place, ...]:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from augment import LIMITS
 from flows.store.layout import Layout
+from flows.store.record import STAGE_GATES
 from flows.view.attempts import NO_FAMILY
 from flows.view.pictures import Pictures, make_pictures, read_members
 
@@ -26,6 +27,7 @@ MEANINGS: Final[Mapping[str, str]] = {
     "effect_small": "the edit changes too little to be seen",
     "effect_large": "the edit changes too much to be plausible",
     "unnatural": "the realism score is below the threshold",
+    "banned": "a person took it out, or a rule did",
     "background_changed": "the background outside the subject changed",
     "subject_lost": "the subject itself changed",
     "halo": "the edge of the subject does not fit",
@@ -71,6 +73,7 @@ class Card:
     split: str
     strength: str
     effect: str
+    score: str
     strip: str | None
     verdict: str
     before_name: str
@@ -121,6 +124,7 @@ def draw_card(layout: Layout, row: Mapping[str, Any], *, licenses: Mapping[str, 
         split=str(row["split"] or ""),
         strength=tell(row["strength"]),
         effect=tell(row["foreground_mse"]),
+        score=tell_score(row["score"]),
         strip=paths.get("strip"),
         verdict=tell_verdict(row),
         before_name=before_name,
@@ -140,6 +144,11 @@ def tell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def tell_score(score: float | None) -> str:
+    """Return a realism score as text: all four decimals, since thresholds may be small; empty where there is none."""
+    return "" if score is None or not math.isfinite(score) else f"{score:.4f}"
 
 
 def tell_verdict(row: Mapping[str, Any]) -> str:
@@ -187,9 +196,11 @@ def _facts(row: Mapping[str, Any]) -> list[list[str]]:
 def _gates(row: Mapping[str, Any]) -> list[list[str]]:
     """Return name, value and limit of every gate; the limit of a failed one as it was stored."""
     gates = []
+    mine = STAGE_GATES.get(str(row.get("stage")))
+    foreign = () if mine is None else {name for names in STAGE_GATES.values() for name in names} - {*mine}
     for column, value in row.items():
         name = column.removeprefix("gates_")
-        if name == column:
+        if name == column or (value is None and name in foreign):
             continue
         limit = row["limit"] if name == row["reason"] else LIMITS.get(name)
         if name == "unnatural" and limit is None:

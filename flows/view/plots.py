@@ -52,6 +52,10 @@ _BINS_PER_DECADE: Final = 12
 _POINTS: Final = 150
 """Points drawn per family at most; the line of medians uses all samples."""
 _STRENGTH_BINS: Final = 7
+_SURE: Final = 0.001
+"""Scores nearer to 0 or 1 than this are drawn there: a scale of odds has no ends."""
+_SCORE_BINS: Final = 44
+_SCORE_TICKS: Final = (0.01, 0.1, 0.5, 0.9, 0.99)
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,14 @@ class Group:
         name: Of the family.
         strength: float (N,), 0..1, NaN where unknown.
         effect: float (N,), foreground MSE on the 8-bit scale, NaN where unknown.
+        score: float (N,), realism score, 0..1, NaN where unknown.
         kept: bool (N,).
     """
 
     name: str
     strength: NDArray[Any]
     effect: NDArray[Any]
+    score: NDArray[Any]
     kept: NDArray[np.bool_]
 
     @property
@@ -172,25 +178,82 @@ def plot_strength(groups: Sequence[Group], *, gates: tuple[float, float]) -> str
         return _svg(figure, label="Foreground MSE against strength per family, with the gates marked")
 
 
+def plot_scores(groups: Sequence[Group], *, threshold: float | None, name: str) -> str | None:
+    """Draw how often which realism score occurs, a row a group, kept on rejected, with the threshold marked.
+
+    Args:
+        groups: Of samples, such as those of a family.
+        threshold: Of the gate; None where it is not one for all.
+        name: What the groups are, in one word; makes the ids in the figure its own.
+    """
+    groups = [group for group in groups if np.isfinite(group.score).any()]
+    if not groups:
+        return None
+    edges = np.linspace(_odds(_SURE), _odds(1 - _SURE), _SCORE_BINS + 1)
+    tall = 0.56 * len(groups) + 0.62
+    with _drawing(f"scores-{name}", height=tall) as figure:
+        for number, group in enumerate(groups):
+            bottom = (0.42 + 0.56 * (len(groups) - 1 - number)) / tall
+            axes = figure.add_axes((0.235, bottom, 0.745, 0.46 / tall))
+            _draw_counts(axes, _odds(group.score), group.kept, edges)
+            last = number == len(groups) - 1
+            axes.set_xticks([_odds(tick) for tick in _SCORE_TICKS], [f"{tick:g}" for tick in _SCORE_TICKS])
+            axes.tick_params(labelbottom=last, length=3 if last else 0)
+            axes.text(-0.02, 0.5, group.name, transform=axes.transAxes, ha="right", va="center")
+            if threshold is not None:
+                axes.axvline(_odds(threshold), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+            if last:
+                axes.set_xlabel("realism score (scale of odds)")
+            if not number and threshold is not None:
+                _name_line(axes, _odds(threshold), f"{threshold:.4g}")
+        return _svg(figure, label=f"Distribution of the realism score per {name}, with the threshold marked")
+
+
+def by_strength(group: Group) -> list[Group]:
+    """Cut samples into groups of like strength, the weakest first; those of unknown strength are left out."""
+    known = group.strength[np.isfinite(group.strength)]
+    if not len(known):
+        return []
+    edges = np.linspace(min(0.3, float(known.min())), max(1.0, float(known.max())), _STRENGTH_BINS + 1)
+    place = np.clip(np.searchsorted(edges, group.strength, side="right") - 1, 0, _STRENGTH_BINS - 1)
+    place[~np.isfinite(group.strength)] = -1
+    return [
+        Group(f"{low:.2g} to {high:.2g}", *(part[place == number] for part in _columns(group)))
+        for number, (low, high) in enumerate(pairwise(edges))
+    ]
+
+
+def _columns(group: Group) -> tuple[NDArray[Any], ...]:
+    return group.strength, group.effect, group.score, group.kept
+
+
+def _odds(score: Any) -> Any:
+    """Return the logarithm of the odds, so that scores near 0 and near 1 have room; NaN stays NaN."""
+    inside = np.clip(score, _SURE, 1 - _SURE)
+    return np.log(inside / (1 - inside))
+
+
 def _draw_effect(axes: Axes, group: Group, edges: NDArray[Any]) -> None:
-    known = np.isfinite(group.effect)
-    effect = np.maximum(group.effect[known], _LEAST)
-    kept = group.kept[known]
-    counts = [np.histogram(effect[side], bins=edges)[0] for side in (kept, ~kept)]
-    widths, start = np.diff(edges), np.zeros(len(edges) - 1)
-    for count, colour in zip(counts, (KEPT, REJECTED), strict=True):
-        some = count > 0
-        axes.bar(edges[:-1][some], count[some], widths[some], start[some], align="edge", color=colour, linewidth=0)
-        start = start + count
     axes.set_xscale("log")
-    axes.set_xlim(edges[0], edges[-1])
-    axes.set_ylim(0, max(float(start.max()) * 1.15, 1))
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
+    _draw_counts(axes, np.maximum(group.effect, _LEAST), group.kept, edges)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.xaxis.set_tick_params(which="minor", length=0, labelsize=0)
     axes.xaxis.set_minor_formatter(lambda _value, _: "")
     axes.plot([max(group.median or _LEAST, _LEAST)], [0], marker="^", color=INK, markersize=5, clip_on=False, zorder=5)
+
+
+def _draw_counts(axes: Axes, values: NDArray[Any], kept: NDArray[np.bool_], edges: NDArray[Any]) -> None:
+    """Draw how many values lie in each bin, rejected on kept; those that are not known are left out."""
+    widths, start = np.diff(edges), np.zeros(len(edges) - 1)
+    for side, colour in ((kept, KEPT), (~kept, REJECTED)):
+        count = np.histogram(values[side & np.isfinite(values)], bins=edges)[0]
+        some = count > 0
+        axes.bar(edges[:-1][some], count[some], widths[some], start[some], align="edge", color=colour, linewidth=0)
+        start = start + count
+    axes.set_xlim(edges[0], edges[-1])
+    axes.set_ylim(0, max(float(start.max()) * 1.15, 1))
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
 
 
 def _draw_strength(axes: Axes, group: Group, edges: NDArray[Any]) -> None:
@@ -231,17 +294,21 @@ def _draw_gates(axes: Axes, gates: tuple[float, float], *, vertical: bool) -> No
 def _name_gates(axes: Axes, gates: tuple[float, float]) -> None:
     """Write the gates' values above the lines that mark them."""
     for gate in gates:
-        axes.annotate(
-            f"{gate:,.0f}",
-            (gate, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            va="bottom",
-            color=MUTED,
-            fontsize=8.5,
-        )
+        _name_line(axes, gate, f"{gate:,.0f}")
+
+
+def _name_line(axes: Axes, place: float, text: str) -> None:
+    axes.annotate(
+        text,
+        (place, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        color=MUTED,
+        fontsize=8.5,
+    )
 
 
 def _log_edges(groups: Sequence[Group], gates: tuple[float, float]) -> NDArray[Any]:

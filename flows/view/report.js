@@ -2,7 +2,8 @@
 (() => {
   const PAGE = 24;
   const samples = JSON.parse(document.getElementById("data").textContent);
-  const cards = [...document.querySelectorAll(".card")];
+  const all = [...document.querySelectorAll(".card")];
+  const cards = [...document.querySelectorAll("#samples .card")];
   const form = document.querySelector(".filters");
   if (!form) return;
   const selects = [...form.querySelectorAll("select")];
@@ -120,16 +121,19 @@
     stage.focus({ preventScroll: true });
   };
 
+  // Arrows go through what fits the filters, or through the samples of a section of their own.
   const move = (step) => {
-    const place = fitting.indexOf(current) + step;
-    if (place < 0 || place >= fitting.length) return;
-    if (place >= limit) { limit += PAGE; show(); }
-    open(fitting[place]);
+    const own = current >= cards.length;
+    const numbers = own ? all.map((_, number) => number).slice(cards.length) : fitting;
+    const place = numbers.indexOf(current) + step;
+    if (place < 0 || place >= numbers.length) return;
+    if (!own && place >= limit) { limit += PAGE; show(); }
+    open(numbers[place]);
   };
 
   const actions = { flip, previous: () => move(-1), next: () => move(1), close: () => dialog.close() };
 
-  cards.forEach((card, number) => card.querySelector(".strip").addEventListener("click", () => open(number)));
+  all.forEach((card, number) => card.querySelector(".strip").addEventListener("click", () => open(number)));
   selects.forEach((select) => select.addEventListener("change", filter));
   more.addEventListener("click", () => { limit += PAGE; show(); });
   form.addEventListener("submit", (event) => event.preventDefault());
@@ -139,7 +143,7 @@
     if (button?.dataset.do) actions[button.dataset.do]();
     else if (button?.dataset.view) look(button.dataset.view);
   });
-  dialog.addEventListener("close", () => cards[current].querySelector(".strip").focus());
+  dialog.addEventListener("close", () => all[current].querySelector(".strip").focus());
   dialog.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "ArrowLeft") move(-1);

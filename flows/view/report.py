@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -19,16 +19,20 @@ from typing import Any, Final
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from augment import LIMITS
+from flows.store.decisions import read_decisions
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import read_manifest
-from flows.view.attempts import Attempts, read_attempts, read_rows
-from flows.view.cards import DASH, MEANINGS, Card, draw_card, tell
-from flows.view.plots import Group, plot_curve, plot_effect, plot_strength
+from flows.view.attempts import Attempts, Place, read_attempts, read_rows
+from flows.view.cards import DASH, MEANINGS, Card, draw_card, tell, tell_score
+from flows.view.plots import Group, by_strength, plot_curve, plot_effect, plot_scores, plot_strength
 
 SHOWN: Final = 48
 """Kept samples on the page, and as many rejected ones."""
+EXTREMES: Final = 10
+"""Samples with the best scores on the page, and as many with the worst."""
 
 _FILTERS: Final = ("status", "reason", "family", "split")
 _SPLITS: Final = ("train", "val", "test")
@@ -50,6 +54,20 @@ class Line:
     cells: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Cards:
+    """The samples on the page: a draw of all, those with the best scores, and those with the worst."""
+
+    shown: Sequence[Card]
+    best: Sequence[Card] = ()
+    worst: Sequence[Card] = ()
+
+    @property
+    def every(self) -> list[Card]:
+        """Return all of them in the order of the page."""
+        return [*self.shown, *self.best, *self.worst]
+
+
 def write_report(layout: Layout) -> Path:
     """Write `report/index.html` of a finished run and the pictures beside it; return the page's path.
 
@@ -61,23 +79,30 @@ def write_report(layout: Layout) -> Path:
         OSError: The disk is full or not writable.
     """
     manifest = read_manifest(layout)
-    attempts = read_attempts(layout, show=SHOWN)
+    attempts = read_attempts(layout, show=SHOWN, extremes=EXTREMES)
+    regated = read_decisions(layout).limits.get("unnatural")
+    attempts = attempts if regated is None else replace(attempts, threshold=regated)
     licenses = _licenses(layout)
-    cards: list[Card] = []
     files: set[str] = set()
-    for row in read_rows(attempts.shown):
-        drawn = draw_card(layout, row, licenses=licenses)
-        for path, content in drawn.files.items():
-            _write_once(layout.report.parent / path, content)
-        cards.append(drawn.card)
-        files |= drawn.files.keys()
+
+    def draw(places: Sequence[Place]) -> list[Card]:
+        cards = []
+        for row in read_rows(places):
+            drawn = draw_card(layout, row, licenses=licenses)
+            for path, content in drawn.files.items():
+                _write_once(layout.report.parent / path, content)
+            cards.append(drawn.card)
+            files.update(drawn.files)
+        return cards
+
+    cards = Cards(draw(attempts.shown), draw(attempts.best), draw(attempts.worst))
     page = render_page(name=layout.run.name, manifest=manifest, attempts=attempts, cards=cards)
     write_bytes(layout.report, page)
     _remove_others(layout.report.parent / "pictures", {Path(path).name for path in files})
     return layout.report
 
 
-def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, cards: Sequence[Card]) -> bytes:
+def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, cards: Cards) -> bytes:
     """Return the page as UTF-8.
 
     Args:
@@ -95,6 +120,7 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
         "curve": plot_curve([(share, images) for share, images in curve], chosen=chosen),
         "effect": plot_effect(groups, gates=_GATES),
         "strength": plot_strength(groups, gates=_GATES),
+        **_score_plots(groups, attempts),
     }
     text = (
         _environment()
@@ -109,6 +135,7 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
             selection=selection,
             figures={key: svg and Markup(svg) for key, svg in figures.items()},  # noqa: S704 - `plots` escapes
             gates=_GATES,
+            gate=_gate(manifest.get("gate"), attempts),
             reasons=_count_lines(counts["by_reason"], counts["planned"]),
             families=_family_lines(counts, groups),
             splits=_split_lines(attempts),
@@ -116,9 +143,11 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
             dropped_images=_count_lines(selection.get("dropped_images_by_reason"), selection.get("images")),
             settings=[(key, tell(value)) for key, value in settings.items()],
             code=[(key, tell(value)) for key, value in (manifest.get("code") or {}).items()],
-            cards=cards,
-            enlarged=[card.enlarged for card in cards],
-            choices={field: sorted({getattr(card, field) for card in cards} - {""}) for field in _FILTERS},
+            cards=cards.shown,
+            best=cards.best,
+            worst=cards.worst,
+            enlarged=[card.enlarged for card in cards.every],
+            choices={field: sorted({getattr(card, field) for card in cards.shown} - {""}) for field in _FILTERS},
         )
     )
     return text.encode("utf-8", "backslashreplace")  # a lone surrogate from a file name must not end the report
@@ -167,8 +196,35 @@ def _groups(attempts: Attempts) -> list[Group]:
     groups = []
     for number, family in enumerate(attempts.families):
         mine = attempts.family == number
-        groups.append(Group(family, attempts.strength[mine], attempts.effect[mine], attempts.kept[mine]))
+        columns = (attempts.strength, attempts.effect, attempts.score, attempts.kept)
+        groups.append(Group(family, *(column[mine] for column in columns)))
     return groups
+
+
+def _score_plots(groups: Sequence[Group], attempts: Attempts) -> dict[str, str | None]:
+    whole = Group("all", attempts.strength, attempts.effect, attempts.score, attempts.kept)
+    asked = {"scores": ("family", groups), "scores_by_strength": ("strength", by_strength(whole))}
+    return {key: plot_scores(each, threshold=attempts.threshold, name=name) for key, (name, each) in asked.items()}
+
+
+def _gate(gate: object, attempts: Attempts) -> dict[str, Any] | None:
+    """Return what the page says of the realism gate; None where none looked."""
+    known = np.isfinite(attempts.score)
+    if not isinstance(gate, Mapping) and not known.any():
+        return None
+    return {
+        "audit": str(gate.get("audit") or "") if isinstance(gate, Mapping) else "",
+        "threshold": tell_score(attempts.threshold),
+        "scored": int(np.count_nonzero(known)),
+        "below": _share_below(attempts, known),
+    }
+
+
+def _share_below(attempts: Attempts, known: NDArray[np.bool_]) -> float | None:
+    """Return the share of the scored samples whose score is below the threshold, whatever else they fail."""
+    if attempts.threshold is None or not known.any():
+        return None
+    return float(np.mean(attempts.score[known] < attempts.threshold))
 
 
 def _count_lines(counts: Mapping[str, int] | None, total: int | None) -> list[Line]:

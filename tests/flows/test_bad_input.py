@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import resource
 import shutil
 import subprocess
@@ -20,12 +21,15 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 import flows.runners
 import flows.store.layout
 import flows.view.report
 from flows.cli import BAD_REQUEST, DAMAGE, DONE, main
+from tests.flows.make.forging import flip
+from tests.flows.make.gating import save_untrained
 
 Instances = dict[str, Any]
 
@@ -103,7 +107,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def run(*arguments: object) -> str:
         capsys.readouterr()
-        assert main([str(argument) for argument in arguments]) == BAD_REQUEST
+        assert main(_plainest(arguments)) == BAD_REQUEST
         error = capsys.readouterr().err
         assert error.count("\n") == 1, error
         assert error.startswith(f"hcoco {arguments[0]}: "), error
@@ -119,7 +123,8 @@ def built(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
 
     def run(source: Path, *options: object) -> dict[str, Any]:
         capsys.readouterr()
-        assert main(["build", "--json", "--source", str(source), *map(str, options)]) == DONE, capsys.readouterr().err
+        arguments = _plainest(["build", "--json", "--source", source, *options])
+        assert main(arguments) == DONE, capsys.readouterr().err
         folder = Path(json.loads(capsys.readouterr().out)["run"])
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
         counts, selection = manifest["counts"], manifest["selection"]
@@ -129,6 +134,17 @@ def built(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
         return manifest
 
     return run
+
+
+def _plainest(arguments: Iterable[object]) -> list[str]:
+    """Return a command line, of edits without a gate where it builds and asks for none: most tests are about these."""
+    words = [str(argument) for argument in arguments]
+    if words[0] not in {"build", "fetch"}:
+        return words
+    for name, value in (("--gate", "off"), ("--stages", "harmonization")):
+        if not any(word.startswith(name) for word in words):
+            words += [name, value]
+    return words
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -417,7 +433,7 @@ def test_strange_file_names_are_read(
 
 def test_more_samples_than_pairs(capsys: pytest.CaptureFixture[str], coco: Path) -> None:
     """All pairs are made, and a line says that there are no more and how to get some."""
-    assert main(["build", "--source", str(coco), "--samples", "5000", "--output", "out"]) == DONE
+    assert main(_plainest(["build", "--source", str(coco), "--samples", "5000", "--output", "out"])) == DONE
     said = capsys.readouterr().out
     assert f"5000 samples were asked for, {PEOPLE} pairs exist; raise --variants" in said
 
@@ -661,6 +677,107 @@ def test_every_attempt_stands_in_the_index(
     assert all((row["reason"] is None) == (row["status"] == "kept") for row in rows)
 
 
+# the gate
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Return the weights of a checkpoint that a test may spoil."""
+    return save_untrained(tmp_path / "mine")
+
+
+class _Code:
+    """Pickles as a command that leaves a file behind."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        """Return what a trusting reader would run."""
+        return os.system, ("touch executed",)
+
+
+def _with_about(checkpoint: Path, **changes: object) -> None:
+    about = json.loads(checkpoint.with_suffix(".json").read_text())
+    checkpoint.with_suffix(".json").write_text(json.dumps({**about, **changes}))
+
+
+def _with_weights(checkpoint: Path, value: object, *, bare: bool = False) -> None:
+    """Put something else in place of the weights, with a JSON that agrees."""
+    if bare:
+        checkpoint.write_bytes(pickle.dumps(value))
+    else:
+        torch.save(value, checkpoint)
+    _with_about(checkpoint, weights_sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest())
+
+
+SPOILT_CHECKPOINTS: dict[str, Callable[[Path], object]] = {
+    "weights gone": Path.unlink,
+    "about gone": lambda path: path.with_suffix(".json").unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "a bit flipped": lambda path: flip(path, path.stat().st_size // 2),
+    "no zip": lambda path: path.write_bytes(b"\0" * 5000),
+    "about no JSON": lambda path: path.with_suffix(".json").write_text("weights"),
+    "another architecture": lambda path: _with_about(path, architecture="resnet"),
+    "another version": lambda path: _with_about(path, version=99),
+    "a threshold that is none": lambda path: _with_about(path, threshold="high"),
+    "a pickle with code": lambda path: _with_weights(path, {"x": _Code()}),
+    "a bare pickle with code": lambda path: _with_weights(path, _Code(), bare=True),
+    "weights of another network": lambda path: _with_weights(path, {"x": torch.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("spoil_it", SPOILT_CHECKPOINTS.values(), ids=SPOILT_CHECKPOINTS.keys())
+def test_a_checkpoint_that_cannot_be_used(
+    refused: Callable[..., str], coco: Path, checkpoint: Path, spoil_it: Callable[[Path], object]
+) -> None:
+    """One line that names the file, before anything is made; code in it is not run."""
+    spoil_it(checkpoint)
+    line = refused("build", "--source", coco, "--gate-checkpoint", checkpoint)
+    assert line.startswith("hcoco build: setting gate_checkpoint: checkpoint ")
+    assert "mine" in line
+    assert not Path("output").exists()
+    assert not Path("executed").exists()
+
+
+def test_a_checkpoint_with_the_gate_off(refused: Callable[..., str], coco: Path, checkpoint: Path) -> None:
+    """A contradiction is not settled in silence."""
+    line = refused("build", "--source", coco, "--gate", "off", "--gate-checkpoint", checkpoint)
+    assert "setting gate_checkpoint: there is no gate with gate=off" in line
+    assert "setting gate_threshold" in refused("build", "--gate", "off", "--gate-threshold", "0.5")
+
+
+def test_a_failed_audit_is_one_line_on_the_error_stream(
+    coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The build goes on, and what is printed as JSON stays JSON."""
+    leaky = save_untrained(tmp_path / "leaky", audit={"passed": False})
+    options = ["--source", str(coco), "--gate-checkpoint", str(leaky), "--samples", "2", "--json"]
+    assert main(_plainest(["build", *options])) == DONE
+    told = capsys.readouterr()
+    assert told.err.startswith("hcoco build: warning: the gate's checkpoint did not pass its audit")
+    assert told.err.count("\n") == 1
+    assert json.loads(told.out)["planned"] == 2
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_disk_that_fails_in_the_middle_of_a_gated_build(  # noqa: PLR0917 - parameters and fixtures
+    built: Callable[..., dict[str, Any]],
+    refused: Callable[..., str],
+    coco: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+) -> None:
+    """Wherever it fails, the checkpoint's copy included, the same command goes on to a whole run."""
+    options = ("--samples", 4, "--shard-size", 2, "--gate-checkpoint", checkpoint, "--run", "mine")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", _fails(errno.ENOSPC, after=after))
+        assert "disk is full" in refused("build", "--source", coco, *options)
+    assert not list(Path("output/mine").rglob("*.tmp"))
+    built(coco, *options)
+    assert main(["verify", "output/mine"]) == DONE
+
+
 # the command itself
 
 
@@ -680,7 +797,7 @@ def test_the_real_command_ends_with_two_and_one_line(coco: Path, tmp_path: Path)
     """A process of its own, with its pool of workers: exit code 2, one line on stderr, nothing else."""
     for image in (coco / "tiny").glob("*.jpg"):
         image.write_bytes(b"")
-    done = _command("build", "--source", str(coco), "--workers", "1", cwd=tmp_path)
+    done = _command(*_plainest(["build", "--source", coco, "--workers", "1"]), cwd=tmp_path)
     assert done.returncode == BAD_REQUEST
     assert done.stderr.count("\n") == 1
     assert f"unreadable {PEOPLE}" in done.stderr

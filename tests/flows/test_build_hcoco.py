@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.build_hcoco import build_hcoco
 from flows.make.verify import verify_run
 from flows.store.layout import Layout
-
-
-@pytest.fixture(scope="session")
-def _prefect() -> Iterator[None]:
-    """Keep one temporary server for all tests of this session: it takes a quarter of a minute to start."""
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+from tests.flows.make.gating import save_untrained
 
 
 @pytest.fixture(scope="session")
 def built(_prefect: None, tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run the flow once on the tiny folder."""
+    """Run the flow once on the tiny folder, with a gate whose audit failed."""
     output = tmp_path_factory.mktemp("flow")
-    outcome: dict[str, Any] = build_hcoco(source=str(tiny_coco), output=str(output), workers=2, shard_size=8)
+    checkpoint = save_untrained(output / "mine", audit={"passed": False})
+    outcome: dict[str, Any] = build_hcoco(
+        source=str(tiny_coco), output=str(output / "runs"), workers=2, shard_size=8, gate_checkpoint=str(checkpoint)
+    )
     return outcome
 
 
@@ -56,6 +51,8 @@ def test_the_flow_and_the_command_make_the_same_bytes(
             str(tmp_path),
             "--shard-size",
             "8",
+            "--gate-checkpoint",
+            str(Path(built["run"]).parent.parent / "mine.pt"),
             "--workers",
             "1",
             "--json",
@@ -67,13 +64,20 @@ def test_the_flow_and_the_command_make_the_same_bytes(
     assert [name for name in names if (here / name).read_bytes() != (there / name).read_bytes()] == []
 
 
-def test_a_second_run_makes_nothing_again(built: dict[str, Any], tiny_coco: Path) -> None:
-    """The same request finds everything done and touches no shard."""
+def test_a_second_run_makes_nothing_again(
+    built: dict[str, Any], tiny_coco: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same request finds everything done and touches no shard; that the gate's audit failed is told again."""
     run = Path(built["run"])
     before = {path: path.stat().st_mtime_ns for path in (run / "shards").iterdir()}
-    again: dict[str, Any] = build_hcoco(source=str(tiny_coco), output=str(run.parent), workers=2, shard_size=8)
+    checkpoint = str(run.parent.parent / "mine.pt")
+    again: dict[str, Any] = build_hcoco(
+        source=str(tiny_coco), output=str(run.parent), workers=2, shard_size=8, gate_checkpoint=checkpoint
+    )
     assert again == built
     assert {path: path.stat().st_mtime_ns for path in (run / "shards").iterdir()} == before
+    warned = [record.getMessage() for record in caplog.records if "did not pass its audit" in record.getMessage()]
+    assert len(warned) == 1
 
 
 def test_prefect_shows_counts_and_progress(built: dict[str, Any]) -> None:
@@ -106,7 +110,7 @@ def test_a_shard_that_cannot_be_written_fails_in_one_line(
         raise OSError(errno.ENOSPC, "No space left on device", "shard.tar")
 
     monkeypatch.setattr("flows.build_hcoco.LocalRunner.call", full)
-    state = build_hcoco(source=str(tiny_coco), output=str(tmp_path), workers=1, return_state=True)
+    state = build_hcoco(source=str(tiny_coco), output=str(tmp_path), workers=1, gate="off", return_state=True)
     assert state.is_failed()
     assert "the disk is full" in str(state.message)
     assert "Traceback" not in caplog.text

@@ -35,9 +35,13 @@ def command(*arguments: object) -> list[str]:
 
 
 def build_arguments(source: Path, output: Path, *more: object) -> list[str]:
-    """Return the arguments of a build into `output/run`."""
+    """Return the arguments of a build of edits into `output/run`, without a gate."""
     return [
         "build",
+        "--gate",
+        "off",
+        "--stages",
+        "harmonization",
         "--source",
         str(source),
         "--output",
@@ -159,7 +163,7 @@ def test_build_prints_json_and_nothing_else(tiny_coco: Path, tmp_path: Path, bui
         (["--families", "magic=1"], "unknown family 'magic'"),
         (["--licenses", "1"], "no pair of people"),
         (["--exclude-ids", "missing.txt"], "missing.txt"),
-        (["--gate", "on"], "setting gate: "),
+        (["--gate", "maybe"], "setting gate: "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

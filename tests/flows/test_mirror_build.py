@@ -23,8 +23,11 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 def build(capsys: pytest.CaptureFixture[str], *options: object) -> Path:
-    """Build by the command line; return the run's folder."""
-    assert main(["build", "--json", *(str(option) for option in options)]) == 0
+    """Build by the command line, without a gate; return the run's folder."""
+    assert (
+        main(["build", "--json", "--gate", "off", "--stages", "harmonization", *(str(option) for option in options)])
+        == 0
+    )
     return Path(json.loads(capsys.readouterr().out)["run"])
 
 
@@ -90,7 +93,7 @@ def test_a_cache_that_was_filled_needs_no_mirror(
     offer(many_coco, tmp_path / "mirror", subset="val2017")
     source = ["--source", "coco:val2017", "--samples", "20"]
     with serve(tmp_path / "mirror") as serving:
-        assert main(["fetch", *source, "--coco-base", serving.base, "--json"]) == 0
+        assert main(["fetch", "--stages", "harmonization", *source, "--coco-base", serving.base, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["samples"] == 20
     run = build(capsys, *source, "--coco-base", "http://127.0.0.1:9", "--output", tmp_path / "out")
     assert json.loads((run / "manifest.json").read_bytes())["counts"]["planned"] == 20
@@ -100,7 +103,7 @@ def test_a_cache_that_was_filled_needs_no_mirror(
 def test_a_mirror_that_is_gone_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nobody at the address: exit code 2 and a line that says what to check."""
     options = ["--source", "coco:val2017", "--coco-base", "http://127.0.0.1:9", "--output", str(tmp_path)]
-    assert main(["build", *options]) == 2
+    assert main(["build", "--gate", "off", "--stages", "harmonization", *options]) == 2
     line = capsys.readouterr().err.strip()
     assert "cannot fetch COCO" in line
     assert "\n" not in line

@@ -44,7 +44,39 @@ def test_defaults_are_those_of_the_format() -> None:
     assert (settings.source, settings.output, settings.run) == ("sample", Path("output"), None)
     assert (settings.samples, settings.variants, settings.min_person_share, settings.seed) == (None, 1, 0.06, 0)
     assert (settings.exclude_ids, settings.licenses, settings.max_side, settings.workers) == (None, None, None, None)
-    assert (settings.runner, settings.device, settings.stages) == ("local", "auto", ("harmonization",))
+    assert (settings.runner, settings.device, settings.stages) == ("local", "auto", ("harmonization", "fusion"))
+    assert (settings.easy_share, settings.fusion_side, settings.fusion_checkpoint) == (0.33, 384, None)
+    assert (settings.gate, settings.gate_checkpoint, settings.gate_threshold) == ("on", None, None)
+
+
+def test_stages_are_in_the_order_of_the_work_each_once() -> None:
+    """However they are named, the same stages are the same settings."""
+    assert parse_settings({"stages": "fusion,harmonization,fusion"}).stages == ("harmonization", "fusion")
+    assert parse_settings({"stages": ["fusion"]}).stages == ("fusion",)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"variants": 51}, "setting variants: at most 50 with the stage fusion"),
+        ({"stages": "harmonization", "fusion_checkpoint": "m.pt"}, "setting fusion_checkpoint: it is for the stage"),
+        ({"stages": "copypaste"}, "setting stages: "),
+        ({"easy_share": 0}, "setting easy_share: "),
+        ({"fusion_side": 64}, "setting fusion_side: "),
+    ],
+)
+def test_what_fusion_cannot_do_is_refused(asked: dict[str, Any], message: str) -> None:
+    """One line names the setting."""
+    with pytest.raises(BadRequest, match=message):
+        parse_settings(asked)
+
+
+def test_without_fusion_its_settings_are_nobodys_identity() -> None:
+    """A run of edits alone is the same run whatever the settings of the other stage."""
+    plain, other = (parse_settings({"stages": "harmonization", "fusion_side": side}) for side in (384, 256))
+    assert identity(plain, inputs={}) == identity(other, inputs={})
+    both = [identity(parse_settings({"fusion_side": side}), inputs={}, fuser="ab") for side in (384, 256)]
+    assert both[0] != both[1]
 
 
 def test_families_are_those_of_the_code() -> None:
@@ -90,6 +122,8 @@ DO_NOT_FIT: dict[str, tuple[object, ...]] = {
     "device": ("tpu", "cuda:0", None),
     "stages": ("fusions", "", [], None, 3),
     "gate": ("maybe", None),
+    "gate_threshold": (-0.1, 1.1, "nan", math.inf, "high"),
+    "gate_checkpoint": (7, "a\0b", "~nobody-of-this-name/x"),
     "source": ("", None, 7, "a\0b"),
     "images": (7, "a\0b", "~nobody-of-this-name/x"),
     "output": (None, 7, "a\0b", "~nobody-of-this-name"),
@@ -270,9 +304,20 @@ def test_a_fingerprint_is_8_hex_digits_of_the_content() -> None:
     assert int(fingerprint({}), 16) >= 0
 
 
-@pytest.mark.parametrize("asked", [{"gate": "on"}, {"gate_threshold": 0.4}, {"gate_checkpoint": "mine.pt"}])
-def test_a_gate_is_refused_while_there_is_none(asked: dict[str, object]) -> None:
-    """Nobody believes a run gated that is not: each setting of the gate is refused in one line."""
-    with pytest.raises(BadRequest, match=r"^setting gate\w*: this version has no realism network") as refused:
-        parse_settings(asked)
-    assert "\n" not in str(refused.value)
+@pytest.mark.parametrize("asked", [{"gate_threshold": 0.4}, {"gate_checkpoint": "mine.pt"}])
+def test_settings_of_a_gate_that_is_off_are_refused(asked: dict[str, object]) -> None:
+    """Nobody believes a run gated that is not."""
+    name = next(iter(asked))
+    assert refusal(gate="off", **asked).startswith(f"setting {name}: there is no gate with gate=off; leave one")
+    assert parse_settings(asked).gate == "on"
+
+
+def test_the_gate_is_identity_by_content() -> None:
+    """Of the checkpoint its digest counts, not its path; the threshold as it is in force, wherever it comes from."""
+    plain, moved = parse_settings({}), parse_settings({"gate_checkpoint": "mine.pt", "gate_threshold": 0.4})
+    told = {"inputs": INPUTS, "checkpoint": "0a1b", "threshold": 0.4}
+    assert identity(plain, **told) == identity(moved, **told)
+    assert identity(plain, **told) != identity(plain, **{**told, "checkpoint": "2c3d"})
+    assert identity(plain, **told) != identity(plain, **{**told, "threshold": 0.5})
+    ungated = identity(parse_settings({"gate": "off"}), inputs=INPUTS)
+    assert (ungated["gate_checkpoint"], ungated["gate_threshold"]) == (None, None)

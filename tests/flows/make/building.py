@@ -16,15 +16,17 @@ from flows.settings import BuildSettings, parse_settings
 from flows.store.layout import Layout
 from flows.store.lock import only_build
 
-FOLDERS = ("shards", "rejected", "index")
+FOLDERS = ("shards", "fusion", "rejected", "index")
 
 WHOLE: Mapping[str, Any] = {"samples": 22, "seed": 4}
 """Settings of the run that the tests of `flows/make` share: over the tiny folder it has `train` and `val` samples."""
 
 
 def settings_for(source: Path, output: Path, **more: Any) -> BuildSettings:
-    """Return settings of a run named `run`, of 8 samples a shard where not said otherwise."""
-    return parse_settings({"source": str(source), "output": str(output), "run": "run", "shard_size": 8, **more})
+    """Return settings of a run named `run` of edits, of 8 a shard, without a gate, where not said otherwise."""
+    fixed = {"run": "run", "shard_size": 8, "gate": "off", "stages": "harmonization"}
+    given = {"source": str(source), "output": str(output), **fixed, **more}
+    return parse_settings(given)
 
 
 def plan_in(source: Path, output: Path, **more: Any) -> Planned:

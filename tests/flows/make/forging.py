@@ -91,7 +91,9 @@ def forge_manifest(layout: Layout) -> None:
         entry["samples"] = len(samples_of(layout.run / entry["path"]))
     rows = [row for path in sorted((layout.run / "index").iterdir()) for row in pq.read_table(path).to_pylist()]
     families: dict[str, Counter[str]] = {}
+    stages: dict[str, Counter[str]] = {}
     for row in rows:
+        stages.setdefault(row["stage"], Counter(planned=0, kept=0, rejected=0)).update(["planned", row["status"]])
         families.setdefault(row["family"], Counter(kept=0, rejected=0))[row["status"]] += 1
     manifest["counts"] = {
         "planned": len(rows),
@@ -99,5 +101,6 @@ def forge_manifest(layout: Layout) -> None:
         "rejected": sum(row["status"] == "rejected" for row in rows),
         "by_reason": dict(sorted(Counter(row["reason"] for row in rows if row["reason"]).items())),
         "by_family": {family: dict(counts) for family, counts in sorted(families.items())},
+        "by_stage": {stage: dict(counts) for stage, counts in sorted(stages.items())},
     }
     layout.manifest.write_text(json.dumps(manifest, indent=1))

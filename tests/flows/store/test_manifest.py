@@ -15,6 +15,7 @@ def marker(name: str, *, kept: int, reasons: dict[str, int], families: dict[str,
     """Return a shard's marker."""
     rejected = sum(reasons.values())
     return {
+        "shard": name,
         "planned": kept + rejected,
         "kept": kept,
         "rejected": rejected,
@@ -33,6 +34,7 @@ MARKERS = [
     marker("val-00000", kept=3, reasons={"hue_flip": 1}, families={"mkl": (1, 1), "reinhard": (2, 0)}),
     marker("train-00000", kept=5, reasons={"clipping": 2, "hue_flip": 1}, families={"mkl": (5, 3)}),
 ]
+FUSED = marker("fusion-val-00000", kept=2, reasons={"halo": 1}, families={"hard": (2, 1)})
 
 
 def made(markers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -48,7 +50,18 @@ def test_counts_are_the_sums_of_the_markers() -> None:
         "rejected": 4,
         "by_reason": {"clipping": 2, "hue_flip": 2},
         "by_family": {"mkl": {"kept": 6, "rejected": 4}, "reinhard": {"kept": 2, "rejected": 0}},
+        "by_stage": {"harmonization": {"planned": 12, "kept": 8, "rejected": 4}},
     }
+
+
+def test_stages_are_counted_apart() -> None:
+    """The name of a shard says its stage; the stages add up to the whole."""
+    counts = made([*MARKERS, FUSED])["counts"]
+    assert counts["by_stage"] == {
+        "fusion": {"planned": 3, "kept": 2, "rejected": 1},
+        "harmonization": {"planned": 12, "kept": 8, "rejected": 4},
+    }
+    assert (counts["planned"], counts["kept"], counts["rejected"]) == (15, 10, 5)
 
 
 def test_tars_and_indices_are_listed_apart_sorted_and_without_times() -> None:

@@ -13,11 +13,24 @@ import pytest
 from augment import DEFAULT_FAMILIES, Recipe, draw_recipe, edit_subject, judge_gates
 from augment.checks import LIMITS
 from augment.edit import NOTE_KEYS
-from flows.store.record import FIELDS, GATES, INDEX, NOTES, RECIPE, encode_record, flatten, index_table, make_record
+from flows.store.record import (
+    COMPOSITION,
+    DIFFICULTY,
+    EDIT,
+    FIELDS,
+    GATES,
+    INDEX,
+    NOTES,
+    encode_record,
+    flatten,
+    index_table,
+    make_record,
+)
 
 FORMAT_FIELDS = [
     *("key", "stage", "split", "status", "reason", "value", "limit", "gates", "family", "strength", "foreground_mse"),
     *("psnr", "score", "threshold", "seen_by_gate", "recipe", "target", "reference"),
+    *("foreground", "background"),
 ]
 PERSON_FIELDS = ["image_id", "annotation_id", "license", "coco_url", "flickr_url"]
 
@@ -28,13 +41,15 @@ def drawn(family: str, seed: int = 0) -> Recipe:
 
 
 def full_values(family: str = "mkl", seed: int = 0) -> dict[str, Any]:
-    """Return values for every field, the recipe a drawn one and the notes those of a real edit."""
+    """Return values for every field of either stage, the recipe a drawn one and the notes those of a real edit."""
     recipe = drawn(family, seed)
     rng = np.random.default_rng(seed)
     target = rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)
     alpha = np.zeros((40, 30), np.uint8)
     alpha[10:30, 5:20] = 255
     edited = edit_subject(target, alpha, rng.integers(0, 256, (500, 3), dtype=np.uint8), recipe)
+    numbers = {"place_scale": 0.5, "place_left": -3, "place_top": 4, "spoil_seed": 2**53 - 1, "cover_seed": 0}
+    placed = {**numbers, "place_mirrored": True}
     person = {"image_id": 7, "annotation_id": 10**11, "license": 4, "coco_url": "http://a/é", "flickr_url": None}
     return {
         "key": "a",
@@ -52,16 +67,22 @@ def full_values(family: str = "mkl", seed: int = 0) -> dict[str, Any]:
         "score": 0.5,
         "threshold": 0.25,
         "seen_by_gate": False,
-        "recipe": recipe.to_json(),
+        "recipe": {**recipe.to_json(), **placed},
         "notes": edited.notes,
         "target": person,
         "reference": {**person, "license": None},
+        "foreground": person,
+        "background": {**person, "annotation_id": None},
+        "first_background": person,
+        "model": "ab12",
+        "difficulty": dict.fromkeys(DIFFICULTY, 0.25),
     }
 
 
 def test_the_format_asks_for_these_fields() -> None:
-    """Every field of the format stands in the record, in its order; only `notes` was added."""
-    assert [name for name in make_record({}) if name != "notes"] == FORMAT_FIELDS
+    """Every field of the format stands in the record, in its order; these were added."""
+    added = {"notes", "first_background", "model", "difficulty", "decision"}
+    assert [name for name in make_record({}) if name not in added] == FORMAT_FIELDS
     assert list(make_record({})["target"]) == list(make_record({})["reference"]) == PERSON_FIELDS
 
 
@@ -92,8 +113,8 @@ def test_gates_are_those_that_are_asked_and_the_learned_one_last() -> None:
 
 @pytest.mark.parametrize("family", DEFAULT_FAMILIES)
 def test_recipe_fields_are_those_of_augment(family: str) -> None:
-    """The columns of the recipe are the fields of `augment.Recipe` as it writes itself, in their order."""
-    assert set(RECIPE) == set(drawn(family).to_json())
+    """The columns of an edit's recipe are the fields of `augment.Recipe` as it writes itself."""
+    assert set(EDIT) == set(drawn(family).to_json())
 
 
 def test_note_fields_are_those_of_augment() -> None:
@@ -111,7 +132,9 @@ def test_a_record_survives_json_and_the_index_exactly(family: str, seed: int) ->
     stored = io.BytesIO()
     pq.write_table(index_table([{**flatten(record), **place}]), stored)
     assert pq.read_table(stored).to_pylist() == [{**flatten(record), **place}]
-    assert Recipe.from_json(json.loads(encode_record(record))["recipe"]) == drawn(family, seed)
+    recipe = json.loads(encode_record(record))["recipe"]
+    assert Recipe.from_json({name: recipe[name] for name in EDIT}) == drawn(family, seed)
+    assert None not in [recipe[name] for name in COMPOSITION]
 
 
 @pytest.mark.parametrize("family", DEFAULT_FAMILIES)

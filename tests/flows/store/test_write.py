@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.store.write import BLOCK, END, Spill, hash_file, pack, write_tar
+from flows.store.write import BLOCK, END, Spill, hash_file, pack, read_piece, write_tar
 
 MEMBERS = {"real.jpg": b"r" * 513, "composite.jpg": b"c" * 512, "json": b"{}", "mask.png": b""}
 
@@ -103,20 +103,24 @@ def _breaking_off() -> Iterator[bytes]:
 
 
 def test_spill_gives_back_what_was_put_in_any_order(tmp_path: Path) -> None:
-    """Pieces of any size come back whole, also between puts, and empty ones too."""
-    spill = Spill(tmp_path)
+    """Pieces of any size come back whole to whoever opens the file, and empty ones too."""
     pieces = [bytes([number]) * (number * 37 % 1000) for number in range(50)]
-    places = []
-    for number, piece in enumerate(pieces):
-        places.append(spill.put(piece))
-        assert spill.get(places[number // 2]) == pieces[number // 2]
-    assert [spill.get(place) for place in reversed(places)] == pieces[::-1]
-    spill.close()
+    with Spill(tmp_path) as spill:
+        places = [spill.put(piece) for piece in pieces]
+    with spill.path.open("rb") as file:
+        assert [read_piece(file, place) for place in reversed(places)] == pieces[::-1]
 
 
-def test_spill_has_no_name_on_disk(tmp_path: Path) -> None:
-    """Nothing can stay behind of a spill, whatever ends the process."""
+def test_spill_of_a_shard_that_fails_does_not_stay(tmp_path: Path) -> None:
+    """An error on the way takes the file along; a file that stays is named so that the next build sweeps it."""
     spill = Spill(tmp_path)
-    spill.put(b"x" * 1_000_000)
+    assert spill.path.match(".*.tmp")
+    with pytest.raises(RuntimeError, match="broken off"):
+        _break_off_into(spill)
     assert not list(tmp_path.iterdir())
-    spill.close()
+
+
+def _break_off_into(spill: Spill) -> None:
+    with spill:
+        spill.put(b"x" * 1_000_000)
+        raise RuntimeError("broken off")

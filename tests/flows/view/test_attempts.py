@@ -64,3 +64,25 @@ _NO_COUNTS = {"planned": 3, "kept": 3, "rejected": 0, "by_reason": {}, "by_famil
 def test_streams_take_turns(streams: list[list[int]], expected: list[int]) -> None:
     """One item of each in turn, until all have ended."""
     assert list(take_turns(streams)) == expected
+
+
+def test_the_best_and_the_worst_scores_are_found(make_run: MakeRun, sample: Sample) -> None:
+    """The highest first, the lowest first, whatever became of them; a sample without a score is neither."""
+    scores = [0.5, None, 0.9, 0.1, 0.9999, 0.0001, 0.4, 0.6]
+    records = [sample(n, score=score, threshold=0.2) for n, score in enumerate(scores)]
+    records[3] = sample(3, score=0.1, threshold=0.2, status="rejected", reason="unnatural", value=0.1, limit=0.2)
+    attempts = read_attempts(make_run(records), show=8, extremes=2)
+    assert [row["score"] for row in read_rows(attempts.best)] == [0.9999, 0.9]
+    assert [row["score"] for row in read_rows(attempts.worst)] == [0.0001, 0.1]
+    assert attempts.threshold == 0.2
+    assert np.isnan(attempts.score).sum() == 1
+
+
+def test_no_sample_is_both_best_and_worst(make_run: MakeRun, sample: Sample) -> None:
+    """Of three scored samples one is the best and one the worst; without scores there is neither."""
+    records = [sample(n, score=0.3 + n / 10, threshold=0.2 + n / 10) for n in range(3)]
+    attempts = read_attempts(make_run(records), show=8, extremes=10)
+    assert [row["score"] for row in read_rows((*attempts.best, *attempts.worst))] == [0.5, 0.3]
+    assert attempts.threshold is None  # they are not judged alike
+    ungated = read_attempts(make_run([sample(1)]), show=8, extremes=10)
+    assert (ungated.best, ungated.worst, ungated.threshold) == ((), (), None)

@@ -243,3 +243,45 @@ def test_a_damaged_index_is_one_line(make_run: MakeRun, sample: Sample) -> None:
     layout.index("train-00000").write_bytes(b"PAR1 no more")
     with pytest.raises(BadRequest, match=r"train-00000\.parquet is damaged"):
         write_report(layout)
+
+
+# realism
+
+GATE = {"checkpoint": "0a1b", "weights_sha256": "0a1b", "threshold": 0.2, "side": 64, "audit": ""}
+
+
+def _scored(sample: Sample) -> list[dict[str, Any]]:
+    dropped = {"status": "rejected", "reason": "unnatural", "value": 0.05, "limit": 0.2, "score": 0.05}
+    records = [sample(number, score=number / 40, threshold=0.2) for number in range(8, 38)]
+    return [*records, sample(1, threshold=0.2, **dropped), sample(2, threshold=0.2, **{**dropped, "score": None})]
+
+
+def test_a_gated_run_shows_its_scores(make_run: MakeRun, sample: Sample) -> None:
+    """Distributions by family and strength with the threshold, and the ten best and the ten worst composites."""
+    page = write_report(make_run(_scored(sample), gate=GATE))
+    reader = _read(page)
+    text = " ".join(reader.text.split())
+    assert "31 samples have one" in text
+    assert "at least 0.2000, the dashed line" in text
+    assert "3.2% of the scores are below it" in text
+    assert "Distribution of the realism score per family" in page.read_text()
+    assert "Distribution of the realism score per strength" in page.read_text()
+    keys = [entry["key"] for entry in reader.data[-20:]]
+    assert [int(key[:12]) for key in keys] == [*range(37, 27, -1), 1, *range(8, 17)]
+    assert all(entry["pictures"]["strip"] for entry in reader.data[-20:])
+    assert "Warning" not in text
+
+
+def test_a_failed_audit_is_shown(make_run: MakeRun, sample: Sample) -> None:
+    """The page warns where the gate's checkpoint did, and its words stay text."""
+    reader = _read(write_report(make_run(_scored(sample), gate={**GATE, "audit": f"did not pass {HOSTILE}"})))
+    assert "The gate's checkpoint did not pass" in " ".join(reader.text.split())
+    assert HOSTILE in reader.text
+    assert reader.tags.count("script") == 2
+
+
+@pytest.mark.parametrize("gate", [None, [1], GATE])
+def test_a_run_without_scores_has_no_word_on_realism(make_run: MakeRun, sample: Sample, gate: object) -> None:
+    """Without a gate there is no such section, and a gate that never got to look breaks nothing."""
+    page = write_report(make_run(_mixed(sample), gate=gate))
+    assert ("realism" in _read(page).ids) == (gate == GATE)
