@@ -73,6 +73,7 @@ def train_network(
     features: Features | None,
     state: Path,
     start: FusionNet | None = None,
+    origin: str = "",
     device: str = "cpu",
     validate: Callable[[FusionNet], Mapping[str, float]] | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -85,6 +86,7 @@ def train_network(
         features: What the perceptual loss compares, on `device`.
         state: File that holds the training.
         start: Network to go on from, not changed; None begins with drawn weights.
+        origin: Names what is learnt from, and `start`; a state that was begun from something else is refused.
         device: `cpu` or `cuda`.
         validate: Measures the averaged network.
         report: Told of each saved stretch.
@@ -106,7 +108,7 @@ def train_network(
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return model
 
-    identity = asdict(settings)
+    identity = {**asdict(settings), "origin": origin}
     identity["shape"]["widths"] = list(settings.shape.widths)
     return fit(
         build,

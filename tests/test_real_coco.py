@@ -28,7 +28,15 @@ def run(real_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Layout:
     families = dict.fromkeys(DEFAULT_FAMILIES, 1.0)
     output = tmp_path_factory.mktemp("real")
     settings = parse_settings(
-        {"source": str(real_coco), "output": str(output), "samples": SAMPLES, "families": families, "shard_size": 40}
+        {
+            "source": str(real_coco),
+            "output": str(output),
+            "samples": SAMPLES,
+            "stages": "harmonization",
+            "families": families,
+            "shard_size": 40,
+            "gate": "off",
+        }
     )
     return make_left(plan_run(settings)).layout
 

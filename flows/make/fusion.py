@@ -119,12 +119,14 @@ def train_fusion(
             raise ValueError("no picture of the stage before passed the gates: it has learnt nothing; train it longer")
     drawing = Drawing(learnt.people, learnt.scenes, seed=settings.seed, hard=hard)
     measured = _validation(held_out, first, device=device) if held_out else None
+    digest, parent = digest_of(learnt), first.digest if first else ""
     model, history = train_network(
         drawing.batch,
         settings,
         features=features,
         state=output.with_suffix(".state"),
         start=first.model if first else None,
+        origin=f"{digest} {parent}".strip(),
         device=device,
         validate=measured,
         report=report,
@@ -133,9 +135,9 @@ def train_fusion(
         model=model,
         stage=first.stage + 1 if first else 1,
         image_ids=frozenset(person.image_id for person in learnt.people),
-        data_digest=digest_of(learnt),
+        data_digest=digest,
         settings=asdict(settings),
-        parent=first.digest if first else "",
+        parent=parent,
         metrics={"history": history, "people": len(learnt.people), "scenes": len(learnt.scenes)},
     )
     return Trained(checkpoint, save_fusion(checkpoint, output), history)

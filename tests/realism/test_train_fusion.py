@@ -87,11 +87,13 @@ def test_killed_training_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
 
 
 def test_state_of_other_settings_is_refused(tmp_path: Path) -> None:
-    """A training does not go on with other settings, a network's shape among them."""
+    """A training does not go on with other settings, a network's shape among them, nor with other photographs."""
     train_network(draw, SMALL, features=None, state=tmp_path / "state")
     for other in (dataclasses.replace(SMALL, matte=0.5), dataclasses.replace(SMALL, shape=FusionShape())):
         with pytest.raises(ValueError, match="begun with other settings"):
             train_network(draw, other, features=None, state=tmp_path / "state")
+    with pytest.raises(ValueError, match="begun with other settings"):
+        train_network(draw, SMALL, features=None, state=tmp_path / "state", origin="other photographs")
 
 
 def test_second_stage_begins_where_the_first_ended(tmp_path: Path) -> None:
