@@ -52,6 +52,11 @@ class FusionTraining(BaseModel):
         "are those of the shipped realism network.",
     )
     streams: Literal[1, 2] = Field(2, description="Encoders: 2, or 1 that reads both pictures, for comparison.")
+    truth: Literal["matte", "polygon"] = Field(
+        "matte",
+        description="What the wanted composites are made with: the matte, or for comparison the polygon, which teaches "
+        "to paste what the mask says.",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the first weights and of everything that is drawn.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the network is trained; `auto` takes an accelerator where there is one."

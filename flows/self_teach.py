@@ -48,6 +48,7 @@ def self_teach(  # noqa: PLR0917 - a flow's parameters, always given by name
     perceptual: float = 0.8,
     vgg16_weights: str | None = None,
     streams: int = 2,
+    truth: str = "matte",
     seed: int = 0,
     device: str = "auto",
     rounds: int = 1,
@@ -67,6 +68,7 @@ def self_teach(  # noqa: PLR0917 - a flow's parameters, always given by name
         perceptual: Weight of the perceptual loss; 0 needs no features.
         vgg16_weights: ImageNet weights for the perceptual loss, a file in torchvision's format.
         streams: Encoders: 2, or 1 for comparison.
+        truth: What the wanted composites are made with: `matte`, or `polygon` for comparison.
         seed: Seed of the first weights and of everything that is drawn.
         device: Where the networks are trained: `auto`, `cpu` or `cuda`.
         rounds: Stages after the first.

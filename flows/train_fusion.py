@@ -36,6 +36,7 @@ def train_fusion(  # noqa: PLR0917 - a flow's parameters, always given by name
     perceptual: float = 0.8,
     vgg16_weights: str | None = None,
     streams: int = 2,
+    truth: str = "matte",
     seed: int = 0,
     device: str = "auto",
     first: str | None = None,
@@ -55,6 +56,7 @@ def train_fusion(  # noqa: PLR0917 - a flow's parameters, always given by name
         perceptual: Weight of the perceptual loss; 0 needs no features.
         vgg16_weights: ImageNet weights for the perceptual loss, a file in torchvision's format.
         streams: Encoders: 2, or 1 for comparison.
+        truth: What the wanted composites are made with: `matte`, or `polygon` for comparison.
         seed: Seed of the first weights and of everything that is drawn.
         device: Where the network is trained: `auto`, `cpu` or `cuda`.
         first: Checkpoint of the stage before; without it the first stage.

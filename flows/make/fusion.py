@@ -18,7 +18,7 @@ from flows.coco.pictures import Picture
 from flows.coco.select import Split
 from flows.coco.sources import Source
 from flows.errors import BadRequest
-from flows.make.fusion_data import Case, Cutout, Drawing, backgrounds, cases, cutouts, easiest, harden
+from flows.make.fusion_data import Case, Cutout, Drawing, Truth, backgrounds, cases, cutouts, easiest, harden
 from realism.checkpoint import load_checkpoint
 from realism.fusion import FusionNet, fuse
 from realism.fusion_checkpoint import FusionCheckpoint, save_fusion
@@ -92,6 +92,7 @@ def train_fusion(
     features: Features | None,
     first: FusionCheckpoint | None = None,
     held_out: Gathered | None = None,
+    truth: Truth = "matte",
     device: str = "cpu",
     report: Callable[[Progress], None] | None = None,
 ) -> Trained:
@@ -104,7 +105,8 @@ def train_fusion(
         features: For the perceptual loss, see `realism.losses`; None where `settings.perceptual` is 0.
         first: The stage before. It lays the easy people into busy scenes, and the training begins with its weights;
             None trains the first stage.
-        held_out: Of another split; measured after each saved stretch, for the record.
+        held_out: Of another split; measured after each saved stretch, for the record, against the mattes' composites.
+        truth: What the composites that are learnt are made with.
         device: `cpu` or `cuda`.
         report: Told of each stretch.
 
@@ -117,7 +119,7 @@ def train_fusion(
         hard += harden(first.model, learnt.people, learnt.scenes, each=HARD_EACH, seed=settings.seed, device=device)
         if not hard:
             raise ValueError("no picture of the stage before passed the gates: it has learnt nothing; train it longer")
-    drawing = Drawing(learnt.people, learnt.scenes, seed=settings.seed, hard=hard)
+    drawing = Drawing(learnt.people, learnt.scenes, seed=settings.seed, hard=hard, truth=truth)
     measured = _validation(held_out, first, device=device) if held_out else None
     digest, parent = digest_of(learnt), first.digest if first else ""
     model, history = train_network(
@@ -126,7 +128,7 @@ def train_fusion(
         features=features,
         state=output.with_suffix(".state"),
         start=first.model if first else None,
-        origin=f"{digest} {parent}".strip(),
+        origin=" ".join(filter(None, (digest, parent, "" if truth == "matte" else truth))),
         device=device,
         validate=measured,
         report=report,
@@ -136,7 +138,7 @@ def train_fusion(
         stage=first.stage + 1 if first else 1,
         image_ids=frozenset(person.image_id for person in learnt.people),
         data_digest=digest,
-        settings=asdict(settings),
+        settings={**asdict(settings), "truth": truth},
         parent=parent,
         metrics={"history": history, "people": len(learnt.people), "scenes": len(learnt.scenes)},
     )

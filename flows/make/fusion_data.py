@@ -44,6 +44,8 @@ FRAME_PX: Final = 6
 CASE_SIDE: Final = 384
 """Longer side of the cases that are measured."""
 EASY_SHARE: Final = 1 / 3
+Truth = Literal["matte", "polygon"]
+"""What wanted composites are made with."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Drawing:
     side: int = 128
     hard_share: float = 0.5
     plain: float = 0.4
-    truth: Literal["matte", "polygon"] = "matte"
+    truth: Truth = "matte"
 
     def batch(self, step: int) -> FusionBatch:
         """Draw the batch of a step, from the seed and the step alone."""

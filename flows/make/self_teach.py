@@ -151,6 +151,7 @@ def train_stage(school: School, stage: int, *, first: FusionCheckpoint | None, t
             features=features,
             first=first,
             held_out=school.held_out,
+            truth=settings.truth,
             device=device,
             report=lambda progress: tell(stage, progress),
         )

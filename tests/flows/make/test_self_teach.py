@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,28 @@ def test_a_first_stage_that_learnt_nothing_is_one_line(school: School) -> None:
         train_stage(school, 2, first=broken, tell=lambda *_: None)
 
 
-def test_other_settings_in_the_same_folder_are_refused(school: School) -> None:
-    """A training is not gone on from with another seed."""
+def changed(school: School, **settings: object) -> School:
+    """Return the same training with other settings."""
+    return dataclasses.replace(school, settings=school.settings.model_copy(update=settings))
+
+
+@pytest.mark.parametrize("setting", [{"seed": 1}, {"truth": "polygon"}])
+def test_other_settings_in_the_same_folder_are_refused(school: School, setting: dict[str, object]) -> None:
+    """A training is not gone on from with another seed, or towards other composites."""
     train_stage(school, 1, first=None, tell=lambda *_: None)
-    other = School(
-        school.folder,
-        school.source,
-        school.settings.model_copy(update={"seed": 1}),
-        school.learnt,
-        school.held_out,
-    )
+    other = changed(school, **setting)
     with pytest.raises(BadRequest, match="choose another --name"):
         train_stage(other, 1, first=None, tell=lambda *_: None)
+
+
+def test_the_polygon_may_take_the_place_of_the_matte(school: School) -> None:
+    """For comparison: the checkpoint says so, and other weights are learnt."""
+    made = {}
+    for truth in ("matte", "polygon"):
+        there = dataclasses.replace(changed(school, truth=truth), folder=school.folder / truth)
+        made[truth] = train_stage(there, 1, first=None, tell=lambda *_: None)
+    assert {name: one.settings["truth"] for name, one in made.items()} == {"matte": "matte", "polygon": "polygon"}
+    assert made["matte"].digest != made["polygon"].digest
 
 
 def test_one_training_at_a_time(tmp_path: Path) -> None:
