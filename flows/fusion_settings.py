@@ -61,6 +61,12 @@ class FusionTraining(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the network is trained; `auto` takes an accelerator where there is one."
     )
+    threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Threads of the network on the CPU; another number gives weights that differ in their last bits.",
+    )
 
     _check_paths = field_validator("source", "images", "annotations", "photos", "output", "vgg16_weights")(check_path)
     _check_name = field_validator("name")(check_name)

@@ -51,6 +51,7 @@ def self_teach(  # noqa: PLR0917 - a flow's parameters, always given by name
     truth: str = "matte",
     seed: int = 0,
     device: str = "auto",
+    threads: int = 1,
     rounds: int = 1,
 ) -> State[Any] | dict[str, Any]:
     """Train the first stage of the fusion network and those that learn from its pictures.
@@ -71,6 +72,7 @@ def self_teach(  # noqa: PLR0917 - a flow's parameters, always given by name
         truth: What the wanted composites are made with: `matte`, or `polygon` for comparison.
         seed: Seed of the first weights and of everything that is drawn.
         device: Where the networks are trained: `auto`, `cpu` or `cuda`.
+        threads: Of the network on the CPU.
         rounds: Stages after the first.
     """
     asked = dict(locals())

@@ -39,6 +39,7 @@ def train_fusion(  # noqa: PLR0917 - a flow's parameters, always given by name
     truth: str = "matte",
     seed: int = 0,
     device: str = "auto",
+    threads: int = 1,
     first: str | None = None,
 ) -> State[Any] | dict[str, Any]:
     """Train one stage of the fusion network and write its checkpoint.
@@ -59,6 +60,7 @@ def train_fusion(  # noqa: PLR0917 - a flow's parameters, always given by name
         truth: What the wanted composites are made with: `matte`, or `polygon` for comparison.
         seed: Seed of the first weights and of everything that is drawn.
         device: Where the network is trained: `auto`, `cpu` or `cuda`.
+        threads: Of the network on the CPU.
         first: Checkpoint of the stage before; without it the first stage.
     """
     asked = dict(locals())

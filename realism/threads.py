@@ -1,4 +1,4 @@
-"""Compute with one thread: the order of sums, and with it the last bits, is then the same everywhere."""
+"""Compute with a fixed number of threads: the order of sums, and with it the last bits, is then the same everywhere."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import torch
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread on the CPU meanwhile."""
+def threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads on the CPU meanwhile, whatever other libraries left set."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread on the CPU meanwhile."""
+    with threads(1):
+        yield

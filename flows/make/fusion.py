@@ -18,6 +18,7 @@ from flows.coco.pictures import Picture
 from flows.coco.select import Split
 from flows.coco.sources import Source
 from flows.errors import BadRequest
+from flows.make.ahead import computing_threads, drawing_ahead
 from flows.make.fusion_data import Case, Cutout, Drawing, Truth, backgrounds, cases, cutouts, easiest, harden
 from realism.checkpoint import load_checkpoint
 from realism.fusion import FusionNet, fuse
@@ -38,7 +39,7 @@ SCENES: Final = 2500
 """Most backgrounds that are kept in memory, half a gigabyte."""
 HARD_EACH: Final = 6
 """Busy scenes that every easy person is laid into for the next stage."""
-VALIDATION_CASES: Final = 32
+VALIDATION_CASES: Final = 16
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def train_fusion(
     held_out: Gathered | None = None,
     truth: Truth = "matte",
     device: str = "cpu",
+    threads: int = 1,
     report: Callable[[Progress], None] | None = None,
 ) -> Trained:
     """Train a stage and write its checkpoint; go on where a training into the same file was interrupted.
@@ -108,6 +110,7 @@ def train_fusion(
         held_out: Of another split; measured after each saved stretch, for the record, against the mattes' composites.
         truth: What the composites that are learnt are made with.
         device: `cpu` or `cuda`.
+        threads: Of the network on the CPU.
         report: Told of each stretch.
 
     Raises:
@@ -122,17 +125,18 @@ def train_fusion(
     drawing = Drawing(learnt.people, learnt.scenes, seed=settings.seed, hard=hard, truth=truth)
     measured = _validation(held_out, first, device=device) if held_out else None
     digest, parent = digest_of(learnt), first.digest if first else ""
-    model, history = train_network(
-        drawing.batch,
-        settings,
-        features=features,
-        state=output.with_suffix(".state"),
-        start=first.model if first else None,
-        origin=" ".join(filter(None, (digest, parent, "" if truth == "matte" else truth))),
-        device=device,
-        validate=measured,
-        report=report,
-    )
+    with computing_threads(threads), drawing_ahead(drawing.batch, steps=settings.steps) as draw:
+        model, history = train_network(
+            draw,
+            settings,
+            features=features,
+            state=output.with_suffix(".state"),
+            start=first.model if first else None,
+            origin=" ".join(filter(None, (digest, parent, "" if truth == "matte" else truth))),
+            device=device,
+            validate=measured,
+            report=report,
+        )
     checkpoint = FusionCheckpoint(
         model=model,
         stage=first.stage + 1 if first else 1,

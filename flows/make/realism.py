@@ -14,7 +14,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,7 +21,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
-import cv2
 import numpy as np
 import torch
 
@@ -30,6 +28,7 @@ import augment
 from flows.coco.sources import Source, Watch, label_of, open_source, unwatched
 from flows.errors import BadRequest
 from flows.make import compose, severity, subjects
+from flows.make.ahead import computing_threads, drawing_ahead
 from flows.make.audit import HELD_OUT, SUBJECTS
 from flows.make.severity import (
     Cases,
@@ -68,8 +67,6 @@ VALIDATED: Final = 100
 """Subjects of `val` that the curves are measured on."""
 SAVED: Final = 200
 """Steps between two saved states, at most."""
-AHEAD: Final = 4
-"""Batches that are drawn ahead."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +306,7 @@ def train_network(
     settings, layout = gathered.settings, gathered.layout
     device, telling = choose_device(settings.device), _Telling(settings.batches, tell)
     loop = loop_settings(settings)
-    with one_line_errors(), _threads(settings.threads):
+    with one_line_errors(), computing_threads(settings.threads):
         validate = _validation(Cases.load(gathered.cases["val"]), device=device)
         with drawing_ahead(drawing_of(gathered).batch, steps=loop.steps) as draw:
             return fit(
@@ -354,27 +351,6 @@ def drawing_of(gathered: Gathered) -> Drawing:
         families={name: weight for name, weight in plain.families.items() if name not in settings.without},
         side=SHAPES[settings.network].side,
     )
-
-
-@contextmanager
-def drawing_ahead(draw: Callable[[int], Batch], *, steps: int) -> Iterator[Callable[[int], Batch]]:
-    """Yield a function like `draw`, for steps in order, that has a thread draw the next ones meanwhile."""
-    with ThreadPoolExecutor(1, thread_name_prefix="draw") as pool:
-        coming: dict[int, Future[Batch]] = {}
-
-        def take(step: int) -> Batch:
-            for later in range(step, min(step + AHEAD, steps)):
-                if later not in coming:
-                    coming[later] = pool.submit(draw, later)
-            try:
-                return coming.pop(step).result()
-            except ValueError as error:  # a fault of ours, not of the saved state
-                raise RuntimeError(f"batch {step} could not be drawn") from error
-
-        try:
-            yield take
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 @dataclass
@@ -503,16 +479,3 @@ def one_line_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise BadRequest(str(error)) from None
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Use so many threads for the network, and one for pictures: the drawing thread is the second."""
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(count)
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])

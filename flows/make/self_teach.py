@@ -153,6 +153,7 @@ def train_stage(school: School, stage: int, *, first: FusionCheckpoint | None, t
             held_out=school.held_out,
             truth=settings.truth,
             device=device,
+            threads=settings.threads,
             report=lambda progress: tell(stage, progress),
         )
         return load_fusion(school.checkpoint(stage))

@@ -11,11 +11,10 @@ import pytest
 from flows.coco.select import split_of
 from flows.coco.sources import open_source
 from flows.errors import BadRequest
+from flows.make.ahead import computing_threads, drawing_ahead
 from flows.make.realism import (
     Gathered,
     Told,
-    _threads,
-    drawing_ahead,
     drawing_of,
     gather,
     layout_of,
@@ -218,7 +217,7 @@ def test_null_edits_of_the_sample_look_natural(tmp_path: Path) -> None:
     drawing = drawing_of(Gathered(chosen, layout_of(chosen), subjects, {}))
     shape = Shape(width=8, hidden=32, dropout=0, branches=("quantiles", "colours"))
     loop = TrainSettings(steps=40, warmup=4, average=0.8, shape=shape)
-    with _threads(1):
+    with computing_threads(1):
         network, _ = train(drawing.batch, loop, state=tmp_path / "state")
     cases = join_cases(
         *(draw_cases(people_of(source, split=s), seed=1, per_photograph=1, most=4) for s in ("val", "test"))
