@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
@@ -21,13 +20,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FailedRun
@@ -36,6 +29,7 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from flows.artifacts import show_build
 from flows.errors import BadRequest, storage_errors_told
 from flows.make.plan import Planned, describe_plan, plan_run
 from flows.make.run import Finished, Scorer, finish_run, left_to_make, make_one, scorer_for
@@ -44,7 +38,6 @@ from flows.runners import LocalRunner, open_runner
 from flows.settings import COCO_BASE, DEFAULT_FAMILIES, BuildSettings, parse_settings
 from flows.store.lock import only_build
 from flows.view.refresh import write_views
-from flows.view.sheet import draw_triplets
 
 MOST_AT_ONCE = 1024
 
@@ -216,25 +209,7 @@ def finish(planned: Planned, runner: LocalRunner) -> Finished:
     """Add up, prove that no photograph stands on two sides, write manifest and pages, and show them in Prefect."""
     finished = finish_run(planned.layout, planned.plan)
     views = write_views(planned.layout, planned=planned.plan.planned, over=runner.map)
-    counts = finished.manifest["counts"]
-    families = [{"family": family, **numbers} for family, numbers in counts["by_family"].items()]
-    reasons = [{"reason": reason, "samples": number} for reason, number in counts["by_reason"].items()]
-    create_table_artifact(table=families, key="families", description="Samples kept and rejected by family")
-    create_table_artifact(table=reasons, key="reasons", description="Rejected samples by reason")
-    gallery = (
-        f"[{views.gallery}]({views.gallery.as_uri()})" if views.gallery else f"`hcoco gallery {planned.layout.run}`"
-    )
-    create_markdown_artifact(
-        markdown=f"{finished.summary}\n\n- run: `{planned.layout.run}`\n- report: [{views.report}]"
-        f"({views.report.as_uri()})\n- gallery: {gallery}",
-        key="build-summary",
-    )
-    if triplets := draw_triplets(planned.layout):
-        create_image_artifact(
-            image_url=f"data:image/jpeg;base64,{b64encode(triplets).decode()}",
-            key="triplets",
-            description="Some kept samples: real photograph, mask, composite",
-        )
+    show_build(finished, views)
     get_run_logger().info("%s; report: %s", finished.summary, views.report)
     if last_run := os.environ.get("HCOCO_LAST_RUN"):
         Path(last_run).write_text(f"{planned.layout.run}\n", encoding="utf-8")

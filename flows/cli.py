@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (export, card):
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_decisions(command)
-    _add_gallery(command("gallery", _gallery, "write a page of all samples, kept and rejected, to look at and to mark"))
+    _add_pages(command)
     up = command("up", _up, "bring Prefect server, work pool, deployments and worker up, in the background")
     up.add_argument("--port", type=int, default=None, help="port of the server; a free one near 4217 by default")
     command("down", _down, "stop worker and server that `hcoco up` started")
@@ -290,13 +290,19 @@ def _number(text: str) -> float:
     return value
 
 
-def _add_gallery(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument(
+def _add_pages(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the commands that write pages about a finished run: gallery, statistics."""
+    gallery = command("gallery", _gallery, "write a page of all samples, kept and rejected, to look at and to mark")
+    gallery.add_argument(
         "--side", metavar="PX", type=_side, default=256, help="longer side of a picture, 64 to 1024. Default: 256."
     )
-    parser.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    statistics = command(
+        "statistics", _statistics, "write a page of how the kept samples are distributed, beside HCOCO"
+    )
+    for sub in (gallery, statistics):
+        sub.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+        sub.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def _add_settings(
@@ -365,6 +371,7 @@ def _build(given: argparse.Namespace) -> int:
             "\n".join([finished.summary, *(f"{folder.name}: {folder}" for folder in kept), f"report: {views.report}"])
         )
         print(f"gallery: {views.gallery or f'hcoco gallery {layout.run}'}")
+        print(f"statistics: {views.statistics or f'hcoco statistics {layout.run}'}")
     return DONE
 
 
@@ -773,6 +780,7 @@ def _gallery(given: argparse.Namespace) -> int:
     from flows.store.layout import open_run
     from flows.store.lock import only_build
     from flows.view.gallery import write_gallery
+    from flows.view.links import link_pages
 
     layout = open_run(given.run)
     with (
@@ -781,12 +789,39 @@ def _gallery(given: argparse.Namespace) -> int:
         only_build(layout),
     ):
         written = write_gallery(layout, over=runner.map, side=given.side, watch=watch)
+        link_pages(layout)
     if given.json:
         print(json.dumps({"run": str(layout.run), **vars(written), "page": str(written.page)}))
     else:
         blank = written.samples - written.pictured
         without = f", {blank} of them without pictures" if blank else ""
         print(f"{written.samples} samples{without}, {written.size / 1e6:.1f} MB\ngallery: {written.page}")
+    return DONE
+
+
+def _statistics(given: argparse.Namespace) -> int:
+    from flows.progress import watching
+    from flows.runners import LocalRunner
+    from flows.settings import usable_cores
+    from flows.store.layout import open_run
+    from flows.store.lock import only_build
+    from flows.view.links import link_pages
+    from flows.view.statistics import write_statistics
+
+    layout = open_run(given.run)
+    with (
+        LocalRunner(given.workers or usable_cores()) as runner,
+        watching(quiet=given.json) as watch,
+        only_build(layout),
+    ):
+        written = write_statistics(layout, over=runner.map, watch=watch)
+        link_pages(layout)
+    if given.json:
+        print(json.dumps({"run": str(layout.run), **vars(written), "page": str(written.page)}))
+    else:
+        blank = written.samples - written.measured
+        without = f", {blank} of them without pictures that can be read" if blank else ""
+        print(f"{written.samples} kept samples{without}\nstatistics: {written.page}")
     return DONE
 
 

@@ -52,6 +52,20 @@ class Layout:
         return self.run / "report" / "index.html"
 
     @property
+    def gallery(self) -> Path:
+        """Return the page of all samples; missing where nobody asked for it."""
+        return self.run / "gallery" / "index.html"
+
+    @property
+    def statistics(self) -> Path:
+        """Return the page of distributions; missing where nobody asked for it."""
+        return self.run / "statistics" / "index.html"
+
+    def measures(self, name: str) -> Path:
+        """Return what was measured of a shard's pictures for the page of distributions."""
+        return self.run / "statistics" / "measures" / f"{name}.parquet"
+
+    @property
     def decisions(self) -> Path:
         """Return what people decided about finished samples; missing where they decided nothing."""
         return self.run / "decisions.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,6 +113,29 @@ def read_attempts(layout: Layout, *, show: int, extremes: int = 0) -> Attempts:
         best=best,
         worst=worst,
     )
+
+
+def count_outcomes(layout: Layout) -> list[dict[str, int | str]]:
+    """Count the samples of a run by family and outcome: `family`, `planned`, `kept`, and a column a reason that occurred.
+
+    Returns:
+        A row a family, sorted, and a last one for all of them; every row has the same columns.
+
+    Raises:
+        BadRequest: A file of the index is damaged.
+    """
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for path in sorted(layout.index("any").parent.glob("*.parquet")):
+        table = _read_columns(path)
+        columns = [table[name].to_pylist() for name in ("family", "status", "reason")]
+        for family, status, reason in zip(*columns, strict=True):
+            counts[family or NO_FAMILY]["kept" if status == "kept" else str(reason)] += 1
+    whole = sum(counts.values(), Counter[str]())
+    reasons = sorted(whole.keys() - {"kept"})
+    return [
+        {"family": family, "planned": found.total(), "kept": found["kept"], **{each: found[each] for each in reasons}}
+        for family, found in (*sorted(counts.items()), ("all", whole))
+    ]
 
 
 def read_rows(places: Sequence[Place]) -> list[dict[str, Any]]:

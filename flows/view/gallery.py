@@ -18,7 +18,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +38,7 @@ from flows.store.manifest import read_manifest
 from flows.store.record import STAGE_GATES
 from flows.view.attempts import NO_FAMILY
 from flows.view.cards import MEANINGS
-from flows.view.pictures import read_members
+from flows.view.pictures import decode_recent, read_members
 
 Pixels = NDArray[np.uint8]
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -319,7 +318,7 @@ def cut_tiles(members: Mapping[str, bytes], stage: Stage, *, side: int) -> Cut |
         stage: What to show.
         side: Longer side of a tile at most, in pixels.
     """
-    mask = _decode(members.get("mask.png"), cv2.IMREAD_GRAYSCALE)
+    mask = decode_recent(members.get("mask.png"), cv2.IMREAD_GRAYSCALE)
     if mask is None:
         return None
     height, width = mask.shape
@@ -332,7 +331,7 @@ def cut_tiles(members: Mapping[str, bytes], stage: Stage, *, side: int) -> Cut |
         if role == "mask":
             tiles.append(cv2.cvtColor(_shrink(mask[rows, columns], side=side), cv2.COLOR_GRAY2BGR))
             continue
-        picture = _decode(next((members[name] for name in names if name in members), None), flags)
+        picture = decode_recent(next((members[name] for name in names if name in members), None), flags)
         if picture is None:
             return None
         if picture.shape[:2] == (-(-height // factor), -(-width // factor)):  # else of another frame: shown whole
@@ -372,22 +371,6 @@ def _span(centre: int, *, length: int, size: int) -> slice:
 
 def _scaled(span: slice, factor: int) -> slice:
     return slice(span.start // factor, -(-span.stop // factor))
-
-
-@lru_cache(maxsize=8)
-def _decode(content: bytes | None, flags: int) -> Pixels | None:
-    """Decode to uint8; None where there is nothing, or nothing that can be decoded.
-
-    The last pictures are kept: samples of one photograph stand next to each other and hold the same `real.jpg`.
-    """
-    if not content:
-        return None
-    try:
-        # None where it fails, whatever the stub says.
-        picture: Pixels | None = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)  # type: ignore[assignment]
-    except cv2.error:
-        return None
-    return picture
 
 
 def _shrink(picture: Pixels, *, side: int) -> Pixels:

@@ -6,6 +6,7 @@ import io
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -66,6 +67,22 @@ def read_members(tar: Path, *, offset: int, size: int) -> dict[str, bytes]:
         return read_sample(tar, offset=offset, size=size).members
     except Damaged:
         return {}
+
+
+@lru_cache(maxsize=8)
+def decode_recent(content: bytes | None, flags: int) -> Pixels | None:
+    """Decode to uint8, in full size or as `flags` say; None where there is nothing, or nothing that can be decoded.
+
+    The last pictures are kept: samples of one photograph stand next to each other and hold the same `real.jpg`.
+    """
+    if not content:
+        return None
+    try:
+        # None where it fails, whatever the stub says.
+        picture: Pixels | None = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)  # type: ignore[assignment]
+    except cv2.error:
+        return None
+    return picture
 
 
 def make_pictures(members: Mapping[str, bytes]) -> Pictures | None:

@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, LINE, KEPT, REJECTED, BAND = "#010203", "#020304", "#030405", "#040506", "#050607", "#060708"
-_VARIABLES: Final = {INK: "ink", MUTED: "muted", LINE: "line", KEPT: "kept", REJECTED: "rejected", BAND: "band"}
+PLAIN = "#070809"
+_VARIABLES: Final = {
+    INK: "ink",
+    MUTED: "muted",
+    LINE: "line",
+    KEPT: "kept",
+    REJECTED: "rejected",
+    BAND: "band",
+    PLAIN: "plain",
+}
 
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",
@@ -321,12 +330,13 @@ def _log_edges(groups: Sequence[Group], gates: tuple[float, float]) -> NDArray[A
 
 
 @contextmanager
-def _drawing(name: str, *, height: float = 2.9) -> Iterator[Figure]:
+def _drawing(name: str, *, height: float = 2.9, width: float = 6.2) -> Iterator[Figure]:
     """Yield a figure in the report's own style, whatever the user's matplotlibrc says; restore that afterwards.
 
     Args:
         name: Salts the ids in the figure's SVG, so that several stand in one page.
-        height: In inches, 72 units of the SVG each. The width is 6.2 inches, about that of a phone.
+        height: In inches, 72 units of the SVG each.
+        width: In inches; the narrower, the larger the text on a page.
     """
     import matplotlib as mpl  # noqa: PLC0415 - half a second that only a report should cost
     from matplotlib.figure import Figure  # noqa: PLC0415
@@ -335,7 +345,7 @@ def _drawing(name: str, *, height: float = 2.9) -> Iterator[Figure]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         mpl.rcParams["svg.hashsalt"] = name
-        yield Figure(figsize=(6.2, height))
+        yield Figure(figsize=(width, height))
 
 
 def _svg(figure: Figure, *, label: str) -> str:

@@ -9,29 +9,32 @@ from typing import Final
 from flows.store.layout import Layout
 from flows.view.data_card import write_card
 from flows.view.gallery import Map, write_gallery
+from flows.view.links import link_pages
 from flows.view.report import write_report
+from flows.view.statistics import write_statistics
 
 GALLERY_UP_TO: Final = 1000
-"""Attempted samples up to which a build writes a gallery unasked, in about ten seconds of one core at most."""
+"""Attempted samples up to which a build writes gallery and statistics unasked, in about 15 seconds of one core at most."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """The pages of a run; no gallery where none was written."""
+    """The pages of a run; no gallery and no statistics where none were written."""
 
     report: Path
     gallery: Path | None
+    statistics: Path | None
 
 
 def write_views(layout: Layout, *, planned: int, over: Map = map) -> Views:
-    """Write report and data card of a run that was just finished, and a gallery where it is small or has one.
+    """Write report and data card of a run that was just finished; gallery and statistics where it is small or has them.
 
     The caller holds the run's lock.
 
     Args:
         layout: Of the run.
         planned: Attempted samples.
-        over: Maps the gallery's work; in this process where not given.
+        over: Maps the work of both; in this process where not given.
 
     Raises:
         BadRequest: The run is unfinished, or its manifest or index is damaged.
@@ -39,12 +42,15 @@ def write_views(layout: Layout, *, planned: int, over: Map = map) -> Views:
     """
     report = write_report(layout)
     write_card(layout)
-    wanted = planned <= GALLERY_UP_TO or _has_gallery(layout)
-    return Views(report, write_gallery(layout, over=over).page if wanted else None)
+    small = planned <= GALLERY_UP_TO
+    gallery = write_gallery(layout, over=over).page if small or layout.gallery.is_file() else None
+    statistics = write_statistics(layout, over=over).page if small or layout.statistics.is_file() else None
+    link_pages(layout)
+    return Views(report, gallery, statistics)
 
 
 def refresh_views(layout: Layout) -> Path:
-    """Write the report anew, and the gallery and the data card where there are any; return the report's path.
+    """Write the report anew, and gallery, statistics and data card where there are any; return the report's path.
 
     The caller holds the run's lock.
 
@@ -53,12 +59,11 @@ def refresh_views(layout: Layout) -> Path:
         OSError: The disk is full or not writable.
     """
     report = write_report(layout)
-    if _has_gallery(layout):
+    if layout.gallery.is_file():
         write_gallery(layout)
+    if layout.statistics.is_file():
+        write_statistics(layout)
+    link_pages(layout)
     if (layout.run / "README.md").is_file():
         write_card(layout)
     return report
-
-
-def _has_gallery(layout: Layout) -> bool:
-    return (layout.run / "gallery" / "index.html").is_file()

@@ -114,7 +114,7 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
     counts, selection = manifest["counts"], manifest["selection"]
     settings = manifest.get("settings") or {}
     groups = _groups(attempts)
-    script, style = _text("report.js"), _text("report.css")
+    script, style = page_text("report.js"), page_text("report.css")
     curve, chosen = selection.get("curve") or (), settings.get("min_person_share")
     figures = {
         "curve": plot_curve([(share, images) for share, images in curve], chosen=chosen),
@@ -123,7 +123,7 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
         **_score_plots(groups, attempts),
     }
     text = (
-        _environment()
+        page_environment()
         .get_template("report.html")
         .render(
             name=name,
@@ -153,9 +153,10 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
     return text.encode("utf-8", "backslashreplace")  # a lone surrogate from a file name must not end the report
 
 
-def _environment() -> jinja2.Environment:
+def page_environment() -> jinja2.Environment:
+    """Return what the templates of the report's kind are rendered with: everything from the run is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_text),
+        loader=jinja2.FunctionLoader(page_text),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -166,7 +167,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _text(name: str) -> str:
+def page_text(name: str) -> str:
     """Read a file that stands beside this module."""
     return resources.files("flows.view").joinpath(name).read_text("utf-8")
 
