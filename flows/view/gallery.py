@@ -38,6 +38,7 @@ from flows.store.manifest import read_manifest
 from flows.store.record import STAGE_GATES
 from flows.view.attempts import NO_FAMILY
 from flows.view.cards import MEANINGS
+from flows.view.links import links_of
 from flows.view.pictures import decode_recent, read_members
 
 Pixels = NDArray[np.uint8]
@@ -216,23 +217,25 @@ def _fill(folder: Path, layout: Layout, *, over: Map, side: int, watch: Watch) -
     }
     data["columns"] = list(data["columns"].items())
     _write_script(folder / "data" / "index.js", "index", {**about, **data})
-    (folder / "index.html").write_bytes(render_page(layout.run.name))
+    (folder / "index.html").write_bytes(render_page(layout.run.name, links=links_of(layout, layout.gallery)))
     pictured = sum(each is not None for part in drawn for each in part.columns["sheet"])
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Gallery(folder / "index.html", samples, pictured, size)
 
 
-def render_page(name: str) -> bytes:
+def render_page(name: str, *, links: str) -> bytes:
     """Return the page as UTF-8; what it shows it reads from `data/`.
 
     Args:
         name: Of the run.
+        links: To its other pages, as HTML.
     """
     files = resources.files("flows.view")
     template, style, script = (files.joinpath(f"gallery.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     text = environment.from_string(template).render(
         name=name,
+        links=Markup(links),  # noqa: S704 - our own
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file
         style_hash=_hash_of(style),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,21 @@ from flows.store.layout import Layout, write_bytes
 
 _PLACE: Final = re.compile(rb"<!-- pages -->.*?<!-- /pages -->", re.DOTALL)
 """Stands once in each page; what is between the marks is replaced."""
+
+
+def links_of(layout: Layout, page: Path) -> str:
+    """Return the links from a page to the others of its run that are there, in their place in the page."""
+    pages = (
+        ("Report", layout.report),
+        ("Gallery of all samples", layout.gallery),
+        ("Statistics", layout.statistics),
+    )
+    links = [
+        f'<a href="{html.escape(Path(os.path.relpath(path, page.parent)).as_posix())}">{name}</a>'
+        for name, path in pages
+        if path != page and path.is_file()
+    ]
+    return f"<!-- pages -->{' '.join(links)}<!-- /pages -->"
 
 
 def link_pages(layout: Layout) -> None:
@@ -23,26 +37,11 @@ def link_pages(layout: Layout) -> None:
     Raises:
         OSError: A page cannot be read or written.
     """
-    pages = {
-        name: path
-        for name, path in (
-            ("Report", layout.report),
-            ("Gallery of all samples", layout.gallery),
-            ("Statistics", layout.statistics),
-        )
-        if path.is_file()
-    }
-    for path in pages.values():
-        old = path.read_bytes()
+    for path in (layout.report, layout.gallery, layout.statistics):
+        old = path.read_bytes() if path.is_file() else b""
         place = _PLACE.search(old)
-        if place is None:  # written before there were links
+        if place is None:  # no such page, or one that was written before there were links
             continue
-        new = old[: place.start()] + _links(path, pages).encode() + old[place.end() :]
+        new = old[: place.start()] + links_of(layout, path).encode() + old[place.end() :]
         if new != old:
             write_bytes(path, new)
-
-
-def _links(page: Path, pages: Mapping[str, Path]) -> str:
-    others = {name: os.path.relpath(path, page.parent) for name, path in pages.items() if path != page}
-    links = (f'<a href="{html.escape(Path(to).as_posix())}">{name}</a>' for name, to in others.items())
-    return f"<!-- pages -->{' '.join(links)}<!-- /pages -->"
