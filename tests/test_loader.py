@@ -183,7 +183,13 @@ features = load_dataset_builder(run).info.features
 tars = load_dataset("webdataset", data_files=files, split="train", features=features)
 streamed = load_dataset("webdataset", data_files=files, split="train", streaming=True)
 first = tars[0]
+try:
+    load_dataset("webdataset", data_files=files, split="train")
+    plain = "loaded"
+except Exception as error:
+    plain = f"{type(error).__name__}: {error.__cause__}"
 print(json.dumps({
+    "plain": plain,
     "keys": tars["__key__"][:],
     "streamed": [sample["__key__"] for sample in streamed],
     "by_card": {split: len(samples) for split, samples in card.items()},
@@ -195,7 +201,11 @@ print(json.dumps({
 
 @pytest.mark.slow
 def test_hugging_face_datasets_reads_the_tars_and_the_card(run: Layout, offline: dict[str, str]) -> None:
-    """`load_dataset` streams the tars as they are, and takes the run's folder by its data card alone; both offline."""
+    """`load_dataset` streams the tars as they are, and takes the run's folder by its data card alone; both offline.
+
+    A table of the bare tars without the card's types fails as docs/trainers.md says; where it does not any more, the page
+    and the README's limit can go.
+    """
     write_card(run)
     done = subprocess.run(
         [sys.executable, "-c", HUGGING_FACE, run.run], env=offline, stdout=subprocess.PIPE, text=True, check=True
@@ -204,6 +214,8 @@ def test_hugging_face_datasets_reads_the_tars_and_the_card(run: Layout, offline:
     kept = [row for row in rows_of(run) if row["status"] == "kept"]
     train = {row["key"]: row for row in kept if row["split"] == "train"}
     assert sorted(read["keys"]) == sorted(read["streamed"]) == sorted(train)
+    assert read["plain"].startswith("DatasetGenerationError: Couldn't cast array of type")
+    assert read["plain"].endswith("to null")
     assert read["by_card"] == Counter(row["split"] for row in kept)
     for key, record in read["records"].items():
         assert flatten(record) == {name: train[key][name] for name in flatten(record)}

@@ -16,8 +16,6 @@ import pytest
 from flows.store.layout import Layout
 from flows.view.gallery import write_gallery
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser`")
-
 MakeRun = Callable[..., Layout]
 Sample = Callable[..., dict[str, Any]]
 OpenPage = Callable[..., Any]
@@ -26,18 +24,6 @@ HOSTILE = '<img src=x onerror="window.pwned=1"> &amp; \'"'
 FIRST_PICTURE_SECONDS = 10.0
 """Of 10,000 samples; 2 s are asked for on a laptop, and test machines are busy."""
 REASONS = ("clipping", "effect_small", "hue_flip")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Return a Chromium of the system."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("no chromium on this machine")
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
