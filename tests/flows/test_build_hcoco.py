@@ -88,6 +88,14 @@ def test_prefect_shows_counts_and_progress(built: dict[str, Any]) -> None:
         found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=keys)))
     assert {artifact.key for artifact in found} == set(keys)
     assert next(artifact for artifact in found if artifact.key == "build-progress").data == pytest.approx(100.0)
+    whole = [json.loads(str(artifact.data))[-1] for artifact in found if artifact.key == "families"]
+    outcomes = [(row.pop("family"), row.pop("planned"), row.pop("kept"), sum(row.values())) for row in whole]
+    assert ("all", built["planned"], built["kept"], built["rejected"]) in outcomes
+    summaries = [str(artifact.data) for artifact in found if artifact.key == "build-summary"]
+    run = Path(built["run"])
+    pages = [(run / page / "index.html").as_uri() for page in ("report", "gallery", "statistics")]
+    assert any(all(f"[{page}]({page})" in summary for page in pages) for summary in summaries)
+    assert all((run / page / "index.html").is_file() for page in ("report", "gallery", "statistics"))
 
 
 @pytest.mark.usefixtures("_prefect")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from flows.store.layout import Layout
-from flows.view.attempts import read_attempts, read_rows, take_turns
+from flows.view.attempts import count_outcomes, read_attempts, read_rows, take_turns
 
 MakeRun = Callable[..., Layout]
 Sample = Callable[..., dict[str, Any]]
@@ -32,6 +32,16 @@ def test_rare_families_and_reasons_are_shown_whole(make_run: MakeRun, sample: Sa
         ("rejected", "clipping"): 2,
         ("rejected", "effect_small"): 6,
     }
+
+
+def test_outcomes_are_counted_by_family_and_reason(make_run: MakeRun, sample: Sample) -> None:
+    """Each family has a column a reason that occurred, and the last row adds them up; an empty run adds up to nothing."""
+    assert count_outcomes(make_run(_lopsided(sample))) == [
+        {"family": "idt", "planned": 3, "kept": 3, "clipping": 0, "effect_small": 0},
+        {"family": "mkl", "planned": 102, "kept": 60, "clipping": 2, "effect_small": 40},
+        {"family": "all", "planned": 105, "kept": 63, "clipping": 2, "effect_small": 40},
+    ]
+    assert count_outcomes(make_run([])) == [{"family": "all", "planned": 0, "kept": 0}]
 
 
 def test_the_draw_does_not_depend_on_the_order(make_run: MakeRun, sample: Sample) -> None:
