@@ -60,8 +60,8 @@ def measure_run(layout: Layout, manifest: Mapping[str, Any], *, over: Map = map,
 
     Returns:
         Columns `stage`, `family`, `split` (string), `foreground_mse`, `strength`, `score`, `share` (0..1), `luminance_before`
-        and `luminance_after` (0..1), `kelvin_before` and `kelvin_after` (double); null where unknown. 100,000 rows are
-        about 10 MB.
+        and `luminance_after` (0..1), `kelvin_before` and `kelvin_after` (double); null where unknown. A row is about
+        135 bytes.
 
     Raises:
         BadRequest: A file of the index is damaged.
