@@ -122,7 +122,7 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
     Raises:
         BadPicture: Not a picture, truncated, too large, or of another size than the annotation says.
     """
-    with opened(data) as image:
+    with opened(data, annotated=(width, height)) as image:
         _check_size(image, width=width, height=height)
         image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         small = np.asarray(image.convert("RGB"))
@@ -133,7 +133,7 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes, *, annotated: tuple[int, int] | None = None) -> Iterator[Image.Image]:
     """Open a picture's header with Pillow; nothing is decoded until something asks for pixels.
 
     Raises:
@@ -146,6 +146,8 @@ def opened(data: bytes) -> Iterator[Image.Image]:
             warnings.catch_warnings(action="ignore"),  # of metadata nobody asked for
             Image.open(io.BytesIO(data), formats=_FORMATS) as image,
         ):
+            if annotated is not None and image.size not in (annotated, annotated[::-1]) and _is_small(*annotated):
+                raise _mismatch(image, *annotated)
             _check_work(data, image)
             yield image
     except UnidentifiedImageError:  # whose message holds an address in memory
@@ -166,7 +168,7 @@ def decode(data: bytes, *, width: int, height: int) -> Picture:
     """
     if not data:
         raise BadPicture("unreadable", "cannot be decoded: the file is empty")
-    with opened(data) as image:
+    with opened(data, annotated=(width, height)) as image:
         _check_size(image, width=width, height=height)
     encoded = np.frombuffer(data, dtype=np.uint8)
     shape: tuple[int, ...] = ()
@@ -213,13 +215,21 @@ def scale_down(picture: Picture, *, width: int, height: int) -> Picture:
 def _check_size(image: Image.Image, *, width: int, height: int) -> None:
     # Pillow may decode the whole picture to find its EXIF data, so it is asked for last
     if image.size != (width, height) and not (image.size == (height, width) and _is_turned(image)):
-        raise BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
+        raise _mismatch(image, width, height)
+
+
+def _mismatch(image: Image.Image, width: int, height: int) -> BadPicture:
+    return BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
+
+
+def _is_small(width: int, height: int) -> bool:
+    return width * height <= MAX_PIXELS
 
 
 def _check_work(data: bytes, image: Image.Image) -> None:
     """Refuse a picture that is small as a file and huge to decode."""
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if not _is_small(width, height):
         raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
     scans = _count_scans(data, most=min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, width * height)))
     if scans is None:
