@@ -339,14 +339,28 @@ def _save_state(state: Path, identity: Mapping[str, Any], running: _Running[Netw
     replace_atomically(state, lambda path: torch.save(values, path))
 
 
+_STATE_ERRORS: Final = (
+    *(RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError, OverflowError),
+    *(EOFError, OSError, MemoryError, pickle.UnpicklingError),
+)
+"""What `torch.load`, and putting what it found into a network, are known to raise on damaged files."""
+
+
 def _load_state(state: Path, identity: Mapping[str, Any], running: _Running[Network]) -> None:
     try:
         values = torch.load(state, map_location="cpu", weights_only=True)
         begun, version = values["settings"], values["version"]
-    except (RuntimeError, KeyError, TypeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except _STATE_ERRORS as error:
         raise ValueError(f"{state} is no training that can go on ({type(error).__name__}); remove it") from None
     if version != STATE_VERSION or begun != identity:
         raise ValueError(f"{state} was begun with other settings or by another version; remove it or name another file")
+    try:
+        _restore(running, values)
+    except _STATE_ERRORS as error:
+        raise ValueError(f"{state} is no training that can go on ({type(error).__name__}); remove it") from None
+
+
+def _restore(running: _Running[Network], values: Mapping[str, Any]) -> None:
     running.model.load_state_dict(values["model"])
     running.average.load_state_dict(values["average"])
     running.optimizer.load_state_dict(values["optimizer"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import warnings
 from collections.abc import Sequence
 from typing import Any, Final
@@ -122,7 +123,7 @@ def _encode_polygons(polygons: list[Any], *, height: int, width: int) -> Runs:
 def _encode_runs(value: dict[str, Any], *, height: int, width: int) -> Runs:
     size, counts = value.get("size"), value.get("counts")
     if size != [height, width]:
-        raise ValueError(f"run lengths are for size {size!r}, the photograph has {[height, width]}")
+        raise ValueError(f"run lengths are for size {reprlib.repr(size)}, the photograph has {[height, width]}")
     if isinstance(counts, str):
         lengths = np.asarray(_read_compressed(counts), dtype=np.int64)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -21,10 +23,16 @@ Picture = NDArray[np.uint8]
 MAX_BYTES: Final = 200_000_000
 MAX_PIXELS: Final = 100_000_000
 
+MAX_SCANS: Final = 64
+"""Passes of a progressive JPEG over its pixels; encoders make about ten."""
+MAX_SCANNED_PIXELS: Final = 500_000_000
+"""Pixels that the passes go over together: a pass may take a hundred bytes of the file and a second of time."""
+
 GREY_LEVELS: Final = 8
 """A pixel is grey where its channels lie within so many levels of each other."""
 GREY_SHARE: Final = 0.95
 """A photograph is greyscale where at least this share of its pixels is grey."""
+_STRIP: Final = 256  # rows that are looked at together: what is made of them stays in the processor's cache
 _CLEARLY_COLOURED: Final = 0.75
 """Below this share of grey pixels in the picture reduced eightfold, the full picture needs no count."""
 
@@ -32,6 +40,11 @@ _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF
 """What Pillow may take a file for; among the rest are formats that it hands to other programs (EPS)."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
+
+_JPEG: Final = b"\xff\xd8"
+_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""A marker of a JPEG: 00 after ff is a coded pixel, d0 to d7 are restarts within a scan, ff is padding."""
+_START_OF_SCAN, _END_OF_IMAGE, _NO_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
 
 _DECODING_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, IndexError, KeyError, ZeroDivisionError),
@@ -62,13 +75,22 @@ def locate(folder: Path, file_name: str) -> Path:
     """Join a file name from an annotation to its folder.
 
     Raises:
-        BadPicture: The name would leave the folder (absolute, `..`, a drive) or cannot be a name at all.
+        BadPicture: The name would leave the folder (absolute, `..`, a drive, a link to elsewhere) or cannot be a name
+            at all.
     """
     posix, windows = PurePosixPath(file_name), PureWindowsPath(file_name)
     leaves = posix.is_absolute() or windows.drive or windows.root or ".." in posix.parts or ".." in windows.parts
-    if leaves or not posix.parts or "\0" in file_name:
-        raise BadPicture("unreadable", f"the name {file_name!r} leaves the folder of the photographs")
+    if leaves or not posix.parts or "\0" in file_name or _is_linked_out(folder, posix):
+        raise BadPicture("unreadable", f"the name {file_name[:200]!r} leaves the folder of the photographs")
     return folder / posix
+
+
+def _is_linked_out(folder: Path, name: PurePosixPath) -> bool:
+    """Say whether a symbolic link on the way leads out of the folder; one that stays inside it is fine."""
+    steps = (folder.joinpath(*name.parts[: count + 1]) for count in range(len(name.parts)))
+    if not any(map(os.path.islink, steps)):  # False for what cannot be a path, too
+        return False
+    return not Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -100,7 +122,7 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
     Raises:
         BadPicture: Not a picture, truncated, too large, or of another size than the annotation says.
     """
-    with opened(data) as image:
+    with opened(data, annotated=(width, height)) as image:
         _check_size(image, width=width, height=height)
         image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
         small = np.asarray(image.convert("RGB"))
@@ -111,11 +133,12 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
 
 
 @contextmanager
-def opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes, *, annotated: tuple[int, int] | None = None) -> Iterator[Image.Image]:
     """Open a picture's header with Pillow; nothing is decoded until something asks for pixels.
 
     Raises:
-        BadPicture: Not a picture, or truncated; also in place of what goes wrong while the picture is in use.
+        BadPicture: Not a picture, truncated, or one whose decoding would take too much memory or time; also in place
+            of what goes wrong while the picture is in use.
     """
     _check_chunks(data)
     try:
@@ -123,6 +146,9 @@ def opened(data: bytes) -> Iterator[Image.Image]:
             warnings.catch_warnings(action="ignore"),  # of metadata nobody asked for
             Image.open(io.BytesIO(data), formats=_FORMATS) as image,
         ):
+            if annotated is not None and image.size not in (annotated, annotated[::-1]) and _is_small(*annotated):
+                raise _mismatch(image, *annotated)
+            _check_work(data, image)
             yield image
     except UnidentifiedImageError:  # whose message holds an address in memory
         raise BadPicture("unreadable", "not a picture") from None
@@ -137,9 +163,13 @@ def decode(data: bytes, *, width: int, height: int) -> Picture:
     not fit the annotation and the rotated one does.
 
     Raises:
-        BadPicture: It cannot be decoded, or fits the annotated size in neither way.
+        BadPicture: It cannot be decoded, or fits the annotated size in neither way. Nothing is decoded where the
+            header says so.
     """
-    _check_chunks(data)
+    if not data:
+        raise BadPicture("unreadable", "cannot be decoded: the file is empty")
+    with opened(data, annotated=(width, height)) as image:
+        _check_size(image, width=width, height=height)
     encoded = np.frombuffer(data, dtype=np.uint8)
     shape: tuple[int, ...] = ()
     for flags in (cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION, cv2.IMREAD_COLOR_RGB):
@@ -157,9 +187,14 @@ def decode(data: bytes, *, width: int, height: int) -> Picture:
 
 def grey_share(picture: Picture) -> float:
     """Return the share of pixels of a uint8 (H, W, 3) picture whose channels lie within 8 levels of each other."""
+    grey = sum(_count_grey(picture[top : top + _STRIP]) for top in range(0, len(picture), _STRIP))
+    return grey / int(picture.shape[0] * picture.shape[1])
+
+
+def _count_grey(picture: Picture) -> int:
     red, green, blue = cv2.split(picture)
     spread = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
-    return float(np.count_nonzero(spread <= GREY_LEVELS)) / spread.size
+    return int(np.count_nonzero(spread <= GREY_LEVELS))
 
 
 def scaled_size(*, width: int, height: int, max_side: int | None) -> tuple[int, int]:
@@ -178,11 +213,42 @@ def scale_down(picture: Picture, *, width: int, height: int) -> Picture:
 
 
 def _check_size(image: Image.Image, *, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
     # Pillow may decode the whole picture to find its EXIF data, so it is asked for last
     if image.size != (width, height) and not (image.size == (height, width) and _is_turned(image)):
-        raise BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
+        raise _mismatch(image, width, height)
+
+
+def _mismatch(image: Image.Image, width: int, height: int) -> BadPicture:
+    return BadPicture("size_mismatch", f"the file is {image.width} x {image.height}, annotated {width} x {height}")
+
+
+def _is_small(width: int, height: int) -> bool:
+    return width * height <= MAX_PIXELS
+
+
+def _check_work(data: bytes, image: Image.Image) -> None:
+    """Refuse a picture that is small as a file and huge to decode."""
+    width, height = image.size
+    if not _is_small(width, height):
+        raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
+    scans = _count_scans(data, most=min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, width * height)))
+    if scans is None:
+        raise BadPicture("unreadable", f"a JPEG of {width} x {height} with too many scans")
+
+
+def _count_scans(data: bytes, *, most: int) -> int | None:
+    """Count the scans of a JPEG by its markers, 0 of anything else; None where there are more than `most`."""
+    scans, place = 0, len(_JPEG)
+    while data.startswith(_JPEG) and (found := _MARKER.search(data, place)):
+        kind, place = data[found.end() - 1], found.end()
+        if kind == _END_OF_IMAGE:
+            break
+        if kind not in _NO_LENGTH:
+            place += max(2, int.from_bytes(data[place : place + 2], "big"))
+        scans += kind == _START_OF_SCAN
+        if scans > most:
+            return None
+    return scans
 
 
 def _check_chunks(data: bytes) -> None:

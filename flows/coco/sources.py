@@ -22,6 +22,9 @@ _ID_LINE: Final = re.compile(
     r"(?:.*/)?c(\d{1,12})(?:_\d+){0,2}\.[a-z]+"  # iHarmony4: c139.jpg, c139_1640.png, c139_1640_1.jpg
     r"|(?:.*/)?(?:COCO_[A-Za-z0-9]+_)?(\d{1,12})(?:\.[A-Za-z]+)?"  # COCO, or a bare id
 )
+LIST_BYTES: Final = 64_000_000
+"""A larger list of ids is not read: it would name four million photographs."""
+LINE_CHARACTERS: Final = 10_000
 _PEOPLE_COLUMNS: Final = ("id", "image_id", "iscrowd", "area")
 
 
@@ -185,20 +188,26 @@ def read_ids(path: Path | None) -> frozenset[int]:
     """
     if path is None:
         return frozenset()
+    ids = set()
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        if path.exists() and (not path.is_file() or path.stat().st_size > LIST_BYTES):
+            raise BadRequest(
+                f"the list of excluded ids {path} is no plain file of at most {LIST_BYTES // 1_000_000} MB; write one id a line"
+            )
+        with path.open(encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if text := line.split("#", maxsplit=1)[0].strip():
+                    ids.add(_read_id(text, where=f"{path}, line {number}"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadRequest(f"cannot read the list of excluded ids {path}: {error}") from None
-    ids = set()
-    for number, line in enumerate(lines, start=1):
-        text = line.split("#", maxsplit=1)[0].strip()
-        if not text:
-            continue
-        found = _ID_LINE.fullmatch(text)
-        if not found:
-            raise BadRequest(f"{path}, line {number}: {text[:60]!r} holds no image id; write one id a line")
-        ids.add(int(found.group(1) or found.group(2)))
     return frozenset(ids)
+
+
+def _read_id(text: str, *, where: str) -> int:
+    found = _ID_LINE.fullmatch(text) if len(text) <= LINE_CHARACTERS else None
+    if not found:
+        raise BadRequest(f"{where}: {text[:60]!r} holds no image id; write one id a line")
+    return int(found.group(1) or found.group(2))
 
 
 def _open_remote(subset: str, *, mirror: Mirror, cache: Path, watch: Watch) -> Source:

@@ -111,8 +111,15 @@ class Photographs:
         return self._recent.get((person["subset"], person["file_name"]), lambda: self._read(person))
 
     def mask(self, person: Mapping[str, Any]) -> Mask:
-        """Return a person's mask, bool, in the size of the decoded photograph."""
-        mask = decode_mask(person["segmentation"], height=person["height"], width=person["width"])
+        """Return a person's mask, bool, in the size of the decoded photograph.
+
+        Raises:
+            BadPicture: The outline cannot be drawn: somebody changed the plan.
+        """
+        try:
+            mask = decode_mask(person["segmentation"], height=person["height"], width=person["width"])
+        except ValueError as error:
+            raise BadPicture("unreadable", str(error)) from None
         width, height = self._size(person)
         return scale_mask(mask, height=height, width=width)
 
@@ -126,6 +133,8 @@ class Photographs:
         return self._colours.get(name, lambda: inside_pixels(self.get(person).picture, self.mask(person)))
 
     def _read(self, person: Mapping[str, Any]) -> Photograph:
+        if person["subset"] not in self._roots:
+            raise BadPicture("unreadable", "the plan does not say where its photographs lie")
         data = read_bytes(locate(self._roots[person["subset"]], person["file_name"]))
         if zlib.crc32(data) != person["crc32"]:
             raise BadPicture("unreadable", f"{person['file_name']!r} has changed since it was planned")
@@ -181,9 +190,10 @@ def compose(row: Mapping[str, Any], photographs: Photographs, *, recipe: Recipe,
     try:
         photograph = photographs.get(target)
         colours = photographs.colours(reference)
+        mask = photographs.mask(target)
     except BadPicture:
         return Made(row["key"], {}, recipe, {}, {}, None, None, failure="unreadable")
-    alpha = feather(photographs.mask(target), recipe.feather_px)
+    alpha = feather(mask, recipe.feather_px)
     edited = edit_subject(photograph.picture, alpha, colours, recipe)
     box = block_box(edited.box, height=alpha.shape[0], width=alpha.shape[1])
     real, composite = crop(photograph.picture, box), crop(edited.picture, box)

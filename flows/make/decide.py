@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows.errors import BadRequest
 from flows.make.plan import Plan, read_plan
@@ -36,6 +35,7 @@ from flows.store.decisions import (
     encode_decisions,
     read_decisions,
 )
+from flows.store.index import read_index
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, Stored, read_sample, read_tar
@@ -146,10 +146,10 @@ def read_fates(layout: Layout, name: str, *, more: Sequence[str] = ()) -> list[d
     """
     path = layout.index(name)
     try:
-        with pq.ParquetFile(path) as file:
-            if missing := set(COLUMNS) - set(file.schema_arrow.names):
-                raise BadRequest(f"{path} lacks {min(missing)}: an earlier version made it; build the run anew")
-            rows: list[dict[str, Any]] = file.read(columns=[*COLUMNS, *more]).to_pylist()
+        table = read_index(path)
+        if missing := set(COLUMNS) - set(table.column_names):
+            raise BadRequest(f"{path} lacks {min(missing)}: an earlier version made it; build the run anew")
+        rows: list[dict[str, Any]] = table.select([*COLUMNS, *more]).to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
         raise BadRequest(f"{path} is damaged ({str(error).splitlines()[0]}); run hcoco repair") from None
     return rows
@@ -255,7 +255,7 @@ def _rewrite(layout: Layout, new: Layout, done: Done, decisions: Decisions) -> D
     for path, known in done.files.items():
         if hash_file(layout.run / path) != (known["sha256"], known["size"]):
             raise BadRequest(f"{layout.run / path} is damaged; run hcoco repair, then decide again")
-    old = {row["key"]: row for row in pq.read_table(layout.index(done.shard)).to_pylist()}
+    old = {row["key"]: row for row in read_index(layout.index(done.shard)).to_pylist()}
     rows: dict[str, dict[str, Any]] = {}
     packed: dict[str, bytes] = {}
     for key, row in old.items():

@@ -14,8 +14,8 @@ from flows.settings import DEFAULT_FAMILIES
 from flows.store.decisions import ACTIONS, BANNED, KEY, UNREADABLE, Action, Named, Rule, Ruled
 from flows.store.record import GATES
 
-LIST_BYTES: Final = 64_000_000
-"""A larger list is not read: it would name two million samples."""
+LIST_BYTES: Final = 32_000_000
+"""A larger list is not read: it would name a million samples."""
 
 
 def read_rule(action: Action, given: Mapping[str, Any]) -> Ruled:

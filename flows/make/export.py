@@ -20,9 +20,10 @@ import numpy as np
 
 from flows.coco.sources import Watch, unwatched
 from flows.errors import BadRequest
-from flows.store.layout import Layout, write_bytes
+from flows.store.decisions import KEY
+from flows.store.layout import Layout, read_json, write_bytes
 from flows.store.lock import holding
-from flows.store.manifest import read_manifest
+from flows.store.manifest import read_places
 from flows.store.read import Damaged, Stored, read_tar
 from flows.store.write import hash_file
 
@@ -224,7 +225,7 @@ def _shards(layout: Layout, splits: Sequence[str]) -> list[Mapping[str, Any]]:
     entries: list[Mapping[str, Any]] = [
         entry
         for split in SPLITS
-        for entry in read_manifest(layout)["shards"]
+        for entry in read_places(layout)["shards"]
         if split in splits and entry["path"].startswith(f"shards/{split}-")
     ]
     if not entries:
@@ -268,7 +269,7 @@ def _check_folder(folder: Path, unfinished: Path, state: Mapping[str, Any]) -> b
 def _read_state(folder: Path) -> object:
     """Return what an export's folder says of itself; {} where it holds nothing yet, None where it is no export."""
     try:
-        return json.loads((folder / STATE).read_bytes())
+        return read_json(folder / STATE)
     except FileNotFoundError:
         return None if any(path.name != LOCK for path in folder.iterdir()) else {}
     except (OSError, ValueError):
@@ -290,6 +291,8 @@ def _stored(
             raise Damaged(f"{entry['path']} is missing or differs from its hash in the manifest; run hcoco verify")
         split = tar.name.partition("-")[0]
         for stored in read_tar(tar):
+            if not KEY.fullmatch(stored.key):
+                raise Damaged(f"{entry['path']}: {stored.key[:60]!r} is no key; run hcoco verify")
             yield stored, split
             done += 1
             watch("samples", done, total)
@@ -349,7 +352,10 @@ def _put(path: Path, content: bytes) -> None:
 
 def _binary(content: bytes) -> bytes:
     """Return a mask as PNG of 0 and 255."""
-    alpha = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    try:
+        alpha = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # nothing in it, or a size beyond all bounds
+        alpha = None
     if alpha is None:
         raise Damaged("a mask is no PNG; run hcoco verify")
     inside = np.where(alpha > 127, 255, 0).astype(np.uint8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from functools import cache
 from importlib import metadata, util
 from pathlib import Path
@@ -34,10 +35,10 @@ def matte_of(picture: Picture, mask: Mask) -> Matte:
     """
     path = _path(picture, mask)
     try:
-        with np.load(path) as kept:
+        with np.load(path, allow_pickle=False) as kept:
             alpha, colours, left, top = kept["alpha"], kept["colours"], int(kept["left"]), int(kept["top"])
             confidence, reason = float(kept["confidence"]), str(kept["reason"]) or None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error):
         matte = estimate_matte(picture, mask)
         x, y, width, height = cv2.boundingRect(matte.alpha)
         left, top = max(x - _ROOM, 0), max(y - _ROOM, 0)

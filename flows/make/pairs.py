@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from flows.coco.pictures import MAX_PIXELS, BadPicture, Picture, decode, locate, opened, read_bytes
+from flows.coco.pictures import BadPicture, Picture, decode, locate, opened, read_bytes
 from flows.errors import BadRequest
 
 Alpha = NDArray[np.uint8]
@@ -25,7 +25,9 @@ COMPOSITES: Final = "composite_images"
 MASKS: Final = "masks"
 REALS: Final = "real_images"
 SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-MAX_LIST_BYTES: Final = 100_000_000
+MAX_LIST_BYTES: Final = 30_000_000
+MAX_LISTED: Final = 300_000
+"""iHarmony4 has 73,146 composites."""
 
 _GREY_LEVELS: Final = 16
 """Channels of a grey mask lie within so many levels of each other."""
@@ -110,7 +112,6 @@ def _read(path: Path) -> _Stored:
     try:
         with opened(data) as image:
             width, height = image.size
-            _check_size(width, height)
             turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), lambda picture: picture)
             alpha = _alpha(image)
             if alpha is None:
@@ -119,11 +120,6 @@ def _read(path: Path) -> _Stored:
         return _Stored(decode(data, width=width, height=height), turn, alpha)
     except BadPicture as bad:
         raise BadPicture(bad.reason, f"{path.name!r}: {bad}") from None
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
 
 
 def _alpha(image: Image.Image) -> Alpha | None:
@@ -167,6 +163,8 @@ def _listed(place: Path) -> list[Pair]:
         if place.stat().st_size > MAX_LIST_BYTES:
             raise BadRequest(f"list {place} is larger than {MAX_LIST_BYTES} bytes")
         lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
+        if len(lines) > MAX_LISTED:
+            raise BadRequest(f"list {place} has more than {MAX_LISTED} lines")
     except UnicodeDecodeError:
         raise BadRequest(f"{place} is no text; for a picture, give its mask too") from None
     composites = [_listed_composite(place.parent, line) for line in lines if line]

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib import metadata
@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -33,8 +34,11 @@ from flows.make.fuser import FoundFuser, Fuser, find_fuser, keep_fuser, wanted_f
 from flows.make.gate import Found, Gate, find_gate, keep_gate, wanted_of
 from flows.make.plan_fusion import DIFFICULTY_FIELDS, PLACE_FIELDS, ROLES, FusionSelection, compositions
 from flows.settings import FUSION, STAGES, BuildSettings, fingerprint, identity
-from flows.store.layout import Layout, write_bytes, writing
+from flows.store.decisions import KEY
+from flows.store.index import MOST_ROWS, read_bounded, read_index
+from flows.store.layout import SHARD_NAME, Layout, is_inside, read_json, write_bytes, writing
 from flows.store.lock import only_build
+from flows.store.manifest import check_selection
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Yields a function's results in the order of the items: the builtin `map`, or that of a pool of processes."""
@@ -315,14 +319,11 @@ def read_plan(layout: Layout) -> Plan:
         BadRequest: It cannot be read, or was written by an incompatible version.
     """
     try:
-        value = json.loads(layout.plan.read_bytes())
+        value = read_json(layout.plan)
         version = value["version"]
-        shards = tuple(ShardPlan(**shard) for shard in value["shards"])
-        names = ("settings", "identity", "code", "roots", "licenses", "selection")
-        gate = None if value.get("gate") is None else Gate(**value["gate"])
-        fuser = None if value.get("fuser") is None else Fuser(**value["fuser"])
-        parts = tuple(value["parts"])
-        plan = Plan(**{name: value[name] for name in names}, parts=parts, shards=shards, gate=gate, fuser=fuser)
+        plan = msgspec.convert(value, Plan)
+        if version == PLAN_VERSION:
+            _check_plan(plan)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{layout.plan} is damaged ({error}); restore it, or build into another --run") from None
     if version != PLAN_VERSION:
@@ -332,16 +333,59 @@ def read_plan(layout: Layout) -> Plan:
     return plan
 
 
+def _check_plan(plan: Plan) -> None:
+    """Refuse values of the right kind that no planning writes: a name that leads out of the run, say.
+
+    Raises:
+        ValueError, KeyError, TypeError: There is one.
+    """
+    names = [shard.name for shard in plan.shards]
+    if len(set(names)) < len(names) or not all(map(SHARD_NAME.fullmatch, names)):
+        raise ValueError("the names of the shards are not those of files, or one stands there twice")
+    for shard in plan.shards:
+        if min(shard.row_group, shard.planned, shard.pixels) < 0 or shard.stage not in STAGES:
+            raise ValueError(f"shard {shard.name} is none")
+        if not 0 <= shard.part < len(plan.parts) or shard.planned > MOST_ROWS:
+            raise ValueError(f"shard {shard.name} is in no part of the plan")
+    for part in plan.parts:
+        if not is_inside(part["path"]) or not isinstance(part["sha256"], str):
+            raise ValueError("a part of the plan is no file of the run")
+    check_selection(plan.selection)
+    _ = plan.seed, plan.max_side, plan.families, plan.identity["stages"], plan.settings["stages"]
+    if FUSION in plan.identity["stages"]:
+        _ = plan.fusion_side
+
+
 def read_planned(layout: Layout, shard: ShardPlan) -> list[dict[str, Any]]:
     """Read the planned samples of one shard, in the order of their making; nothing else of the plan is loaded."""
     try:
-        with pq.ParquetFile(layout.plan_part(shard.part)) as file:
-            rows: list[dict[str, Any]] = file.read_row_group(shard.row_group).to_pylist()
-    except (OSError, pa.ArrowInvalid, IndexError) as error:
-        raise BadRequest(
-            f"{layout.plan_part(shard.part)} is damaged ({error}); restore it, or build into another --run"
-        ) from None
+        part = layout.plan_part(shard.part)
+        rows: list[dict[str, Any]] = read_bounded(
+            part, row_group=shard.row_group, schema=_SCHEMAS[shard.stage]
+        ).to_pylist()
+        _check_planned(rows, shard)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        message = str(error).splitlines()[0]
+        raise BadRequest(f"{part} is damaged ({message}); restore it, or build into another --run") from None
     return rows
+
+
+def _check_planned(rows: Sequence[Mapping[str, Any]], shard: ShardPlan) -> None:
+    """Refuse planned samples that could not be made or written.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if len(rows) != shard.planned or len({row["key"] for row in rows}) < len(rows):
+        raise ValueError(f"shard {shard.name} has other samples than planned")
+    roles = ("target", "reference") if shard.stage != FUSION else ROLES[:2]
+    needed = ("image_id", "annotation_id", "subset", "file_name", "width", "height", "crc32", "segmentation")
+    for row in rows:
+        if not KEY.fullmatch(row["key"] or "") or row["split"] != shard.split or row["variant"] is None:
+            raise ValueError(f"shard {shard.name} has a sample without a key of its own")
+        for role in roles:
+            if any(row[f"{role}_{name}"] is None for name in needed):
+                raise ValueError(f"{row['key']} has a {role} of whom something is missing")
 
 
 @cache
@@ -612,7 +656,7 @@ def check_code(plan: Plan, layout: Layout) -> None:
 
 
 def _known_keys(layout: Layout, parts: Iterable[int]) -> set[str]:
-    tables = (pq.read_table(layout.plan_part(number), columns=["key"]) for number in parts)
+    tables = (read_index(layout.plan_part(number), columns=["key"]) for number in parts)
     return {key for table in tables for key in table["key"].to_pylist()}
 
 

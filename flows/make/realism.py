@@ -49,7 +49,7 @@ from flows.make.subjects import (
     unlabelled_subjects,
 )
 from flows.settings import fingerprint
-from flows.store.layout import TrainingLayout, write_bytes
+from flows.store.layout import TrainingLayout, read_json, write_bytes
 from flows.store.lock import holding
 from flows.train_settings import TrainRealismSettings, identity
 from realism import score
@@ -216,8 +216,8 @@ def _refuse_another(layout: TrainingLayout, what: Mapping[str, Any]) -> None:
         return
     way_out = "choose another --name, or remove the folder"
     try:
-        begun = _parts(json.loads(layout.begun.read_bytes()))
-    except (ValueError, KeyError, TypeError):
+        begun = _parts(read_json(layout.begun))
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise BadRequest(f"{layout.begun} is damaged; {way_out}") from None
     now = _parts(what)
     different = [name for name in now | begun if begun.get(name) != now.get(name)]

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from flows.errors import BadRequest
 from flows.make.fuser import find_fuser, keep_fuser, wanted_fuser
@@ -34,6 +33,7 @@ from flows.store.decisions import (
     parse_decision,
     read_decisions,
 )
+from flows.store.index import read_index
 from flows.store.layout import FUSION, Layout, write_bytes
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, read_sample, read_tar
@@ -144,7 +144,10 @@ def replay(layout: Layout) -> Decisions:
     taken: list[Any] = []
     lines = layout.history.read_bytes().splitlines() if layout.history.exists() else []
     for line in lines:
-        entry = json.loads(line)
+        try:
+            entry = json.loads(line)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         if "decision" in entry:
             taken.append(parse_decision(entry["decision"]))
         else:
@@ -203,7 +206,7 @@ def _examine(work: tuple[Path, str]) -> str:
     if problems := verify_shard(run, name):
         return str(problems[0])
     counted = count_rows(
-        pq.read_table(layout.index(name), columns=["status", "reason", "family", "decision_by"]).to_pylist()
+        read_index(layout.index(name), columns=["status", "reason", "family", "decision_by"]).to_pylist()
     )
     return "" if all(getattr(done, field) == value for field, value in counted.items()) else "its marker miscounts"
 
@@ -340,7 +343,7 @@ def _device(layout: Layout, plan: Plan, name: str) -> str | None:
 def _unreadable(layout: Layout, name: str) -> set[str]:
     """Return the samples of a shard that had no pictures when it was built, as far as its index tells."""
     try:
-        rows = pq.read_table(layout.index(name), columns=["key", "reason"]).to_pylist()
+        rows = read_index(layout.index(name), columns=["key", "reason"]).to_pylist()
     except (OSError, pa.ArrowException, KeyError):
         return set()
     return {row["key"] for row in rows if row["reason"] == UNREADABLE}

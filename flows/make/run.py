@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import pyarrow.parquet as pq
-
 from flows.coco.select import split_of
 from flows.errors import BadRequest
 from flows.make.judge import Opinion
 from flows.make.plan import Plan, Planned, ShardPlan, check_code
 from flows.make.plan_fusion import ROLES
 from flows.make.shard import Composed, Done, compose_shard, make_shard, read_done, score_shard, write_shard
+from flows.store.index import read_index
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import make_manifest
 
@@ -159,7 +158,7 @@ def find_split_leaks(layout: Layout, plan: Plan) -> list[str]:
     side: dict[int, str] = {}
     leaks = []
     for shard in plan.shards:
-        table = pq.read_table(layout.index(shard.name), columns=["split", *_IMAGES])
+        table = read_index(layout.index(shard.name), columns=["split", *_IMAGES])
         for column in _IMAGES:
             for image_id, split in zip(table[column].to_pylist(), table["split"].to_pylist(), strict=True):
                 if image_id is None:  # the stage has no such role

@@ -21,6 +21,7 @@ from flows.coco.pictures import BadPicture, Picture
 from flows.coco.sources import Watch, unwatched
 from flows.errors import BadRequest
 from flows.make.pairs import Pair, find_pairs, read_pair
+from flows.store.cells import harmless_cell
 from flows.store.layout import writing
 from realism import Checkpoint, load_checkpoint, prepare, score_crops, shipped
 from realism.metrics import auroc
@@ -255,7 +256,7 @@ def write_scores(rows: Iterable[Scored], path: Path) -> None:
         else:
             table = csv.DictWriter(text, [field.name for field in fields(Scored)], lineterminator="\n")
             table.writeheader()
-            table.writerows(asdict(row) for row in rows)
+            table.writerows({name: harmless_cell(value) for name, value in asdict(row).items()} for row in rows)
         text.detach()  # flushed, and left open for `writing` to bring to the disk
 
 

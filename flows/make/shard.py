@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from msgspec import convert
 
 from flows.make.compose import Look, Made, Photographs, compose, person_of, recipe_of
 from flows.make.gate import Gate, ask_gate, look_through
@@ -24,7 +25,7 @@ from flows.make.plan import Plan, ShardPlan, read_plan, read_planned
 from flows.make.plan_fusion import ROLES
 from flows.settings import FUSION, STAGES
 from flows.store.decisions import as_decided, read_decisions
-from flows.store.layout import Layout, write_bytes
+from flows.store.layout import Layout, is_inside, read_json, write_bytes
 from flows.store.manifest import count_rows
 from flows.store.record import DIFFICULTY, PERSON, encode_record, flatten, make_record
 from flows.store.write import Place, Spill, Written, pack, read_piece, write_samples
@@ -205,8 +206,9 @@ def read_done(layout: Layout, name: str) -> Done | None:
 def read_marker(layout: Layout, name: str) -> Done | None:
     """Read a shard's marker, whatever has become of its files; None where it is missing or unreadable."""
     try:
-        value = json.loads(layout.done(name).read_bytes())
-        return Done(**value) if value.pop("version") == MARKER_VERSION else None
+        value = read_json(layout.done(name))
+        done = convert(value, Done) if value.pop("version") == MARKER_VERSION else None
+        return done if done is None or all(map(is_inside, done.files)) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

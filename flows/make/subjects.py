@@ -24,7 +24,7 @@ from skimage.segmentation import felzenszwalb
 
 from flows.coco.catalog import Catalog
 from flows.coco.masks import Mask, decode_mask
-from flows.coco.pictures import GREY_SHARE, BadPicture, Picture, decode, grey_share, locate, read_bytes
+from flows.coco.pictures import GREY_SHARE, BadPicture, Picture, decode, grey_share, locate, opened, read_bytes
 from flows.coco.select import MAX_SUBJECT_SHARE, MIN_SUBJECT_PIXELS, MIN_SUBJECT_SHARE, SPLITS, Split, split_of
 from flows.coco.sources import Source
 
@@ -213,12 +213,14 @@ def id_of(path: Path) -> int:
 
 
 def read_picture(path: Path) -> Picture | None:
-    """Read a picture of any size; None where it is none."""
+    """Read a picture of any size up to 100 million pixels; None where it is none."""
     try:
-        data = np.frombuffer(read_bytes(path), np.uint8)
-    except BadPicture:
+        data = read_bytes(path)
+        with opened(data):  # says what is too large before anything is decoded
+            pass
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (BadPicture, cv2.error):
         return None
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
     return None if picture is None else np.asarray(picture, np.uint8)
 
 

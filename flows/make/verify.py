@@ -12,7 +12,6 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from augment import feather
@@ -30,6 +29,7 @@ from flows.make.run import find_split_leaks
 from flows.make.shard import subject_of
 from flows.settings import FUSION, STAGES
 from flows.store.decisions import UNREADABLE, Decisions, as_decided, gates_said, read_decisions
+from flows.store.index import read_index
 from flows.store.layout import Layout
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, Stored, read_sample, read_tar
@@ -170,7 +170,7 @@ def _manifest_problems(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]
 def _count(layout: Layout, plan: Plan) -> dict[str, Any]:
     """Count the samples of the index as the manifest does."""
     columns = ["status", "reason", "family", "decision_by"]
-    tables = (pq.read_table(layout.index(shard.name), columns=columns) for shard in plan.shards)
+    tables = (read_index(layout.index(shard.name), columns=columns) for shard in plan.shards)
     return count_rows(row for table in tables for row in table.to_pylist())
 
 
@@ -194,7 +194,7 @@ def _shard_problems(layout: Layout, plan: Plan, shard: ShardPlan) -> Iterator[Pr
     index_path = layout.relative(layout.index(shard.name))
     try:
         planned = {row["key"]: row for row in read_planned(layout, shard)}
-        table = pq.read_table(layout.index(shard.name))
+        table = read_index(layout.index(shard.name))
         index = {row["key"]: row for row in table.to_pylist()}
     except BadRequest as error:
         yield Problem(index_path, None, str(error))

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 
 from augment.checks import LIMITS, judge_gates
 from flows.errors import BadRequest
-from flows.store.layout import Layout
+from flows.store.layout import Layout, read_json
 from flows.store.record import flatten
 
 DECISIONS_VERSION: Final = 1
@@ -242,10 +242,10 @@ def read_decisions(layout: Layout) -> Decisions:
         BadRequest: The file is damaged.
     """
     try:
-        return _parse(json.loads(layout.decisions.read_bytes()))
+        return _parse(read_json(layout.decisions))
     except FileNotFoundError:
         return Decisions()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"{layout.decisions} is damaged ({error}); hcoco repair restores it") from None
 
 

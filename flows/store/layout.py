@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from flows.errors import BadRequest
 
@@ -106,6 +108,16 @@ class Layout:
         """Return a path below the run as the index and the manifest write it."""
         return path.relative_to(self.run).as_posix()
 
+    def inside(self, path: str) -> Path:
+        """Return the file of the run that the index, the manifest or a marker names.
+
+        Raises:
+            ValueError: It is no path below the run.
+        """
+        if not is_inside(path):
+            raise ValueError(f"{path[:100]!r} is no path below the run")
+        return self.run / path
+
 
 @dataclass(frozen=True)
 class TrainingLayout:
@@ -146,6 +158,39 @@ class TrainingLayout:
     def cases(self, digest: str, name: str) -> Path:
         """Return held-out cases; trainings that are measured on the same ones share them."""
         return self.folder.parent / "cases" / digest / f"{name}.npz"
+
+
+SHARD_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
+"""Of a shard; it is a part of the names of files."""
+_INSIDE: Final = re.compile(r"(?:[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}/){0,4}[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}")
+
+
+def is_inside(path: object) -> bool:
+    """Say whether this is a path as hcoco writes it: relative, of plain names, so that it cannot leave its folder."""
+    return isinstance(path, str) and _INSIDE.fullmatch(path) is not None
+
+
+def read_json(path: Path, *, most: int = 64_000_000) -> Any:
+    """Read a JSON file of a run, which somebody else may have written.
+
+    Args:
+        path: Of the file.
+        most: Bytes of a file that is read at all: its values may take 25 times as much memory.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no plain file, too large, no JSON, or nested too deeply.
+    """
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is no plain file")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it is larger than {most} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def open_run(run: Path) -> Layout:

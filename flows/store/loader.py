@@ -20,7 +20,6 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import webdataset as wds
 from numpy.typing import NDArray
@@ -28,8 +27,9 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.utils import pytorch_worker_info
 
 from flows.errors import BadRequest
+from flows.store.index import read_index
 from flows.store.layout import Layout, open_run
-from flows.store.manifest import read_manifest
+from flows.store.manifest import read_places
 from flows.store.read import Damaged, read_sample
 
 Sample = dict[str, Any]
@@ -235,7 +235,7 @@ def find_places(
     chosen &= pc.field("reason").is_null() | (pc.field("reason") != "unreadable")
     if where is not None:
         chosen &= where
-    parts = [_read_index(layout.run / file["path"], chosen) for file in read_manifest(layout).get("index", ())]
+    parts = [_read_index(layout.run / file["path"], chosen) for file in read_places(layout).get("index", ())]
     table = pa.concat_tables(part for part in parts if part.num_rows) if any(part.num_rows for part in parts) else None
     if table is None:
         fitting = "" if where is None else " for which `where` holds"
@@ -344,7 +344,10 @@ def decode_picture(content: bytes, *, grey: bool) -> NDArray[np.uint8]:
         ValueError: It is none.
     """
     flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
-    picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    try:
+        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
+    except cv2.error:  # a size beyond all bounds
+        picture = None
     if picture is None:
         raise ValueError(f"content must be a JPEG or PNG, got {len(content)} bytes that are none")
     return np.asarray(picture, dtype=np.uint8)
@@ -384,7 +387,7 @@ def _check_pictures(stage: str, pictures: Sequence[str] | None) -> dict[str, str
 
 def _read_index(path: Path, chosen: pc.Expression) -> pa.Table:
     try:
-        return pq.read_table(path, columns=["tar", "offset", "size"], filters=chosen)
+        return read_index(path, columns=["tar", "offset", "size"], filters=chosen)
     except (OSError, pa.ArrowException) as error:
         message = str(error).splitlines()[0]
         raise BadRequest(f"{path} cannot be read so ({message}); look at `where`, or run hcoco verify") from None

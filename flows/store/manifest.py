@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, ValidationError, convert
 
 from flows.errors import BadRequest
-from flows.store.layout import FUSION, Layout
-
-_OBJECTS: Final = ("counts", "selection", "settings", "code")
+from flows.store.layout import FUSION, Layout, is_inside, read_json
 
 
 def make_manifest(
@@ -107,7 +106,7 @@ def read_manifest(layout: Layout) -> dict[str, Any]:
         BadRequest: The run is unfinished, or the manifest is damaged.
     """
     try:
-        value = json.loads(layout.manifest.read_bytes())
+        value = read_json(layout.manifest)
     except FileNotFoundError:
         raise BadRequest(
             f"{layout.run} is not finished: it has no manifest.json yet; run the same build again"
@@ -120,23 +119,71 @@ def read_manifest(layout: Layout) -> dict[str, Any]:
     return manifest
 
 
+def read_places(layout: Layout) -> dict[str, Any]:
+    """Read the manifest of a finished run, for who is going to open the files that it names.
+
+    Raises:
+        BadRequest: As `read_manifest`; or a file does not lie in the run.
+    """
+    manifest = read_manifest(layout)
+    for entry in (*manifest["shards"], *manifest.get("index", ())):
+        if not is_inside(entry["path"]):
+            raise BadRequest(
+                f"{layout.manifest} names {entry['path'][:100]!r}, which is not in the run; run hcoco verify"
+            )
+    return manifest
+
+
+class _Counts(Struct):
+    planned: int
+    kept: int
+    rejected: int
+    by_reason: dict[str, int]
+    by_family: dict[str, dict[str, int]]
+    by_stage: dict[str, dict[str, int]] = {}
+
+
+class _Selection(Struct):
+    images: int | None = None
+    people: int | None = None
+    subjects: int | None = None
+    used_images: int | None = None
+    unvisited: int | None = None
+    unpaired: int | None = None
+    dropped_by_reason: dict[str, int] = {}
+    dropped_images_by_reason: dict[str, int] = {}
+    curve: list[tuple[float, int]] = []
+
+
+class _Entry(Struct):
+    path: str
+    sha256: str
+    samples: Annotated[int, Meta(ge=0)]
+
+
+class _Manifest(Struct):
+    """What readers of a manifest look at; what else is in it is nobody's business yet."""
+
+    counts: _Counts
+    selection: _Selection
+    settings: dict[str, Any]
+    code: dict[str, str]
+    shards: list[_Entry]
+    index: list[_Entry] = []
+    decisions: dict[str, int] = {}
+    gate: dict[str, Any] | None = None
+    fuser: dict[str, Any] | None = None
+
+
+def check_selection(value: object) -> None:
+    """Raise `msgspec.ValidationError`, a ValueError, where the counts of a selection are not such counts."""
+    convert(value, _Selection)
+
+
 def _is_manifest(value: object) -> bool:
     """Say whether everything that readers of a manifest look at is there, and of its kind."""
-    if not isinstance(value, dict) or not all(isinstance(value.get(name), dict) for name in _OBJECTS):
+    try:
+        convert(value, _Manifest)
+    except (ValidationError, OverflowError):
         return False
-    counts, files = value["counts"], [value.get("shards"), value.get("index", [])]
-    return (
-        all(type(counts.get(name)) is int for name in ("planned", "kept", "rejected"))
-        and all(isinstance(counts.get(name), dict) for name in ("by_reason", "by_family"))
-        and all(isinstance(entries, list) for entries in files)
-        and all(_is_entry(entry) for entries in files for entry in entries)
-    )
-
-
-def _is_entry(entry: object) -> bool:
-    """Say whether this describes a file: path, sha256, samples."""
-    return (
-        isinstance(entry, dict)
-        and all(isinstance(entry.get(name), str) for name in ("path", "sha256"))
-        and type(entry.get("samples")) is int
-    )
+    return True

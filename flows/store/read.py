@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from flows.errors import BadRequest
+from flows.store.index import read_index
 from flows.store.layout import Layout
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Stored:
         """Return the `json` member, parsed."""
         try:
             value = json.loads(self.members["json"])
-        except (KeyError, ValueError):
+        except (KeyError, ValueError, RecursionError):
             raise Damaged(f"{self.key}: the json member is missing or is not JSON") from None
         if not isinstance(value, dict):
             raise Damaged(f"{self.key}: the json member is no object")
@@ -74,16 +75,7 @@ def read_sample(tar: Path, *, offset: int, size: int) -> Stored:
     Raises:
         Damaged: There is no whole sample at this place.
     """
-    try:
-        descriptor = os.open(tar, os.O_RDONLY)
-    except OSError as error:
-        raise Damaged(f"{tar.name}: {error.strerror}") from None
-    try:
-        data = os.pread(descriptor, size, offset)
-    except (OSError, ValueError, OverflowError, MemoryError):  # an offset or a size that no file can have
-        raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}") from None
-    finally:
-        os.close(descriptor)
+    data = _read_extent(tar, offset=offset, size=size)
     key, members = "", dict[str, bytes]()
     for member, content in _members(data, name=tar.name):
         this, extension = _check_member(member, name=tar.name)
@@ -94,6 +86,23 @@ def read_sample(tar: Path, *, offset: int, size: int) -> Stored:
     if len(data) != size or not members:
         raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}")
     return Stored(key, members, offset, size)
+
+
+def _read_extent(tar: Path, *, offset: int, size: int) -> bytes:
+    """Read a piece of a plain file; an index that lies about its size costs no memory."""
+    try:
+        descriptor = os.open(tar, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+    except (OSError, ValueError) as error:
+        raise Damaged(f"{tar.name}: {getattr(error, 'strerror', error)}") from None
+    try:
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode) or not 0 <= offset <= offset + size <= about.st_size:
+            raise Damaged(f"{tar.name}: no sample of {size} bytes at {offset}")
+        return os.pread(descriptor, size, offset)
+    except OSError as error:
+        raise Damaged(f"{tar.name}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
 
 
 def _members(data: bytes, *, name: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -122,8 +131,10 @@ def read_tar(tar: Path) -> Iterator[Stored]:
         Damaged: It is cut short, or holds what no writer of hcoco puts there.
     """
     try:
+        if tar.exists() and not tar.is_file():  # a pipe would be waited for
+            raise Damaged(f"{tar.name}: no plain file")
         with tar.open("rb") as file:
-            yield from _samples(file, name=tar.name)
+            yield from _samples(file, size=os.fstat(file.fileno()).st_size, name=tar.name)
     except OSError as error:
         raise Damaged(f"{tar.name}: {error.strerror}") from None
 
@@ -136,8 +147,8 @@ def find_sample(layout: Layout, key: str) -> dict[str, Any]:
     """
     for path in sorted(layout.index("x").parent.glob("*.parquet")):
         try:
-            table = pq.read_table(path, filters=pc.field("key") == key)
-        except (OSError, pa.ArrowInvalid):
+            table = read_index(path, filters=pc.field("key") == key)
+        except (OSError, pa.ArrowException):
             continue  # `verify` names damaged files; the key may stand in another one
         if table.num_rows:
             row: dict[str, Any] = table.to_pylist()[0]
@@ -145,35 +156,53 @@ def find_sample(layout: Layout, key: str) -> dict[str, Any]:
     raise BadRequest(f"{layout.run} has no sample {key!r}; keys look like 000000000139-000000230831-00")
 
 
-def _samples(file: Any, *, name: str) -> Iterator[Stored]:
+def _samples(file: IO[bytes], *, size: int, name: str) -> Iterator[Stored]:
+    """Read the samples of an open tar: plain ustar as hcoco writes it, without the extensions that `tarfile` follows.
+
+    Those are long names, extended headers and sparse members, of which some bytes may claim any number of zeros.
+    """
+    members: dict[str, bytes] = {}
+    key, offset, place = "", 0, 0
+    while (header := file.read(tarfile.BLOCKSIZE)).strip(b"\0"):
+        member = _read_header(header, name=name, place=place)
+        this, extension = _check_member(member, name=name)
+        end = place + tarfile.BLOCKSIZE + _padded(member.size)
+        if member.size < 0 or end > size:
+            raise Damaged(f"{name}: not a whole tar ({member.name!r} is cut short)")
+        if this != key and members:
+            yield Stored(key, members, offset, place - offset)
+            members = {}
+        if extension in members:
+            raise Damaged(f"{name}: {member.name!r} stands there twice")
+        if not members:
+            key, offset = this, place
+        content = file.read(_padded(member.size))
+        if len(content) != _padded(member.size):
+            raise Damaged(f"{name}: not a whole tar ({member.name!r} is cut short)")
+        members[extension] = content[: member.size]
+        place = end
+    if len(header) != tarfile.BLOCKSIZE:
+        raise Damaged(f"{name}: not a whole tar (it has no end)")
+    if members:
+        yield Stored(key, members, offset, place - offset)
+
+
+def _read_header(header: bytes, *, name: str, place: int) -> tarfile.TarInfo:
     try:
-        with tarfile.open(fileobj=file, mode="r|") as archive:
-            members: dict[str, bytes] = {}
-            key, offset, end = "", 0, 0
-            for member in archive:
-                this, extension = _check_member(member, name=name)
-                content = archive.extractfile(member)
-                if content is None:
-                    raise Damaged(f"{name}: {member.name!r} is no member of a sample")
-                if this != key and members:
-                    yield Stored(key, members, offset, end - offset)
-                    members = {}
-                if extension in members:
-                    raise Damaged(f"{name}: {member.name!r} stands there twice")
-                if not members:
-                    key, offset = this, member.offset
-                members[extension] = content.read()
-                end = member.offset_data + _padded(member.size)
-            if members:
-                yield Stored(key, members, offset, end - offset)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise Damaged(f"{name}: not a whole tar ({error})") from None
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError as error:
+        raise Damaged(f"{name}: not a whole tar ({error} at byte {place})") from None
 
 
 def _check_member(member: tarfile.TarInfo, *, name: str) -> tuple[str, str]:
     """Return key and extension of a member that hcoco can have written."""
     constant = (member.mtime, member.uid, member.gid, member.mode, member.uname, member.gname)
-    if not member.isreg() or "/" in member.name or constant != (0, 0, 0, 0o644, "", ""):
+    if (
+        member.type != tarfile.REGTYPE
+        or "/" in member.name
+        or "\0" in member.name
+        or constant != (0, 0, 0, 0o644, "", "")
+    ):
         raise Damaged(f"{name}: {member.name!r} is no plain file with time and owners 0 and mode 644")
     key, _, extension = member.name.partition(".")
     if not extension:

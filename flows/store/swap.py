@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from flows.errors import BadRequest
-from flows.store.layout import Layout, write_bytes
+from flows.store.layout import Layout, read_json, write_bytes
 
 
 @contextmanager
@@ -73,9 +73,11 @@ def _moves(layout: Layout) -> Path:
 
 def _read_moves(layout: Layout) -> tuple[list[str], list[str]]:
     try:
-        value = json.loads(_moves(layout).read_bytes())
+        value = read_json(_moves(layout))
         files, removed = value["files"], value["removed"]
-        inside = all((layout.run / path).resolve().is_relative_to(layout.run.resolve()) for path in (*files, *removed))
+        inside = all(
+            path and (layout.run / path).resolve().is_relative_to(layout.run.resolve()) for path in (*files, *removed)
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{_moves(layout)} is damaged ({error}); delete it and run hcoco repair") from None
     if not inside:

@@ -12,10 +12,10 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flows.errors import BadRequest
+from flows.store.index import read_index
 from flows.store.layout import Layout
 
 Item = TypeVar("Item")
@@ -143,7 +143,7 @@ def read_rows(places: Sequence[Place]) -> list[dict[str, Any]]:
     rows: dict[Place, dict[str, Any]] = {}
     for index in sorted({place.index for place in places}):
         wanted = [place for place in places if place.index == index]
-        taken = pq.read_table(index).take([place.row for place in wanted])
+        taken = read_index(index).take([place.row for place in wanted])
         rows |= dict(zip(wanted, taken.to_pylist(), strict=True))
     return [rows[place] for place in places]
 
@@ -163,7 +163,7 @@ def take_turns(streams: Iterable[Iterable[Item]]) -> Iterator[Item]:
 
 def _read_columns(path: Path) -> pa.Table:
     try:
-        return pq.read_table(path, columns=list(_COLUMNS))
+        return read_index(path, columns=_COLUMNS)
     except (OSError, pa.ArrowException, KeyError) as error:
         message = str(error).splitlines()[0]
         raise BadRequest(f"{path} is damaged ({message}); run the same build again to make it anew") from None

@@ -23,8 +23,10 @@ import pyarrow.parquet as pq
 
 from augment import LIMITS
 from flows.errors import BadRequest
-from flows.store.layout import Layout, write_bytes
-from flows.store.manifest import read_manifest
+from flows.store.cells import harmless_cell
+from flows.store.index import read_index
+from flows.store.layout import Layout, read_json, write_bytes
+from flows.store.manifest import read_places
 from flows.store.read import Damaged
 from flows.store.record import FIELDS
 from flows.view.cards import MEANINGS, tell, web_link
@@ -109,7 +111,7 @@ def write_card(layout: Layout) -> list[Path]:
         BadRequest: The run is unfinished, or its plan, manifest or index is damaged.
         Damaged: A shard of the manifest is missing.
     """
-    manifest = read_manifest(layout)
+    manifest = read_places(layout)
     licenses = read_licenses(layout)
     facts = gather_facts(layout, manifest)
     name = f"hcoco-{hashlib.sha256(layout.manifest.read_bytes()).hexdigest()[:8]}"
@@ -139,7 +141,7 @@ def read_licenses(layout: Layout) -> dict[int, License]:
         BadRequest: The plan is damaged.
     """
     try:
-        values = json.loads(layout.plan.read_bytes())["licenses"]
+        values = read_json(layout.plan)["licenses"]
         return {int(number): _license(int(number), value) for number, value in values.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequest(f"{layout.plan} is damaged ({error}); restore it, or build into another --run") from None
@@ -194,7 +196,8 @@ def write_attribution(facts: Facts, licenses: Mapping[int, License]) -> bytes:
         held = license_of(each, licenses)
         terms = (each.license, held.name, held.url, words[held.forbids_derivatives])
         used = (each.samples.get(role, 0) for role in facts.roles)
-        writer.writerow([each.image_id, each.split, *terms, each.coco_url, each.flickr_url, *used])
+        links = (web_link(each.coco_url), web_link(each.flickr_url))
+        writer.writerow([each.image_id, each.split, *map(harmless_cell, (*terms, *links)), *used])
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
@@ -290,7 +293,7 @@ def _tables(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[pa.Table]:
     for entry in manifest.get("index", ()):
         path = layout.run / entry["path"]
         try:
-            yield pq.read_table(path)
+            yield read_index(path)
         except (OSError, pa.ArrowException) as error:
             message = str(error).splitlines()[0]
             raise BadRequest(f"{path} is damaged ({message}); run the same build again to make it anew") from None

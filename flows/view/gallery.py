@@ -26,14 +26,14 @@ import cv2
 import jinja2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from augment import LIMITS
 from flows.coco.sources import Watch, unwatched
 from flows.errors import BadRequest
-from flows.store.layout import Layout
+from flows.store.index import read_index
+from flows.store.layout import Layout, read_json
 from flows.store.manifest import read_manifest
 from flows.store.record import STAGE_GATES
 from flows.view.attempts import NO_FAMILY
@@ -283,13 +283,12 @@ def _place_sample(book: _Book, columns: Mapping[str, list[Any]], row: int) -> st
 def _read_chunks(path: Path) -> Iterator[dict[str, list[Any]]]:
     """Yield the rows of a file of the index, some at a time, as columns."""
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=_SAMPLES_A_CHUNK):
-                columns = batch.to_pydict()
-                lacking = {"key", "status", "stage", "tar", "offset", "size"} - columns.keys()
-                if lacking:
-                    raise BadRequest(f"{path} is damaged (no column {min(lacking)}); run hcoco verify")
-                yield columns
+        table = read_index(path)
+        lacking = {"key", "status", "stage", "tar", "offset", "size"} - {*table.column_names}
+        if lacking:
+            raise BadRequest(f"{path} is damaged (no column {min(lacking)}); run hcoco verify")
+        for batch in table.to_batches(max_chunksize=_SAMPLES_A_CHUNK):
+            yield batch.to_pydict()
     except (OSError, pa.ArrowException) as error:
         message = str(error).splitlines()[0]
         raise BadRequest(f"{path} is damaged ({message}); run the same build again to make it anew") from None
@@ -514,7 +513,7 @@ def _write_script(path: Path, name: str, value: object) -> None:
 def _read_plan(layout: Layout) -> Mapping[str, Any]:
     """Return the plan; nothing where it cannot be read, since the samples can be looked at without it."""
     try:
-        plan = json.loads(layout.plan.read_bytes())
+        plan = read_json(layout.plan)
     except (OSError, ValueError):
         return {}
     return plan if isinstance(plan, dict) else {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 
 from augment import LIMITS
 from flows.store.decisions import read_decisions
-from flows.store.layout import Layout, write_bytes
+from flows.store.layout import Layout, read_json, write_bytes
 from flows.store.manifest import read_manifest
 from flows.view.attempts import Attempts, Place, read_attempts, read_rows
 from flows.view.cards import DASH, MEANINGS, Card, draw_card, tell, tell_score
@@ -115,7 +114,7 @@ def render_page(*, name: str, manifest: Mapping[str, Any], attempts: Attempts, c
     settings = manifest.get("settings") or {}
     groups = _groups(attempts)
     script, style = page_text("report.js"), page_text("report.css")
-    curve, chosen = selection.get("curve") or (), settings.get("min_person_share")
+    curve, chosen = selection.get("curve") or (), _number(settings.get("min_person_share"))
     figures = {
         "curve": plot_curve([(share, images) for share, images in curve], chosen=chosen),
         "effect": plot_effect(groups, gates=_GATES),
@@ -175,7 +174,7 @@ def page_text(name: str) -> str:
 def _licenses(layout: Layout) -> Mapping[str, Any]:
     """Return the plan's licences by id; none where the plan does not say."""
     try:
-        licenses = json.loads(layout.plan.read_bytes())["licenses"]
+        licenses = read_json(layout.plan)["licenses"]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return licenses if isinstance(licenses, dict) else {}
@@ -254,6 +253,11 @@ def _split_lines(attempts: Attempts) -> list[Line]:
         planned = int(np.count_nonzero(mine))
         lines.append(Line(split, planned, _share(planned, len(mine)), cells=(f"{kept:,}", _percent(kept / planned))))
     return lines
+
+
+def _number(value: object) -> float | None:
+    """Return a setting as a number; None where the manifest holds something else."""
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e9 else None
 
 
 def _share(count: int, total: int | None) -> float | None:

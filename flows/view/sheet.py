@@ -9,10 +9,10 @@ from typing import Any, Final, Protocol
 import cv2
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from flows.errors import BadRequest
+from flows.store.index import read_index
 from flows.store.layout import Layout, write_bytes
 from flows.view.pictures import TILE, make_pictures, read_members
 
@@ -102,7 +102,7 @@ def draw_triplets(layout: Layout, *, count: int = 6) -> bytes:
     """
     columns = ["key", "tar", "offset", "size"]
     tables = [
-        pq.read_table(path, columns=columns, filters=[("status", "=", "kept")])
+        read_index(path, columns=columns, filters=[("status", "=", "kept")])
         for path in sorted(layout.index("any").parent.glob("*.parquet"))
     ]
     kept = pa.concat_tables(tables) if tables else pa.table({name: [] for name in columns})

@@ -5,7 +5,6 @@ One page, opened from disk, that asks nobody for anything. It is made from the t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,7 +16,7 @@ import numpy as np
 from markupsafe import Markup
 
 from flows.errors import BadRequest
-from flows.store.layout import TrainingLayout, write_bytes
+from flows.store.layout import TrainingLayout, read_json, write_bytes
 from flows.view.cards import DASH, tell
 from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, _drawing, _svg
 from realism.audit import MIN_SUBJECTS, NULL_TOLERANCE, SHIFT_TOLERANCE, find_failures
@@ -358,6 +357,6 @@ def _text(name: str) -> str:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return read_json(path)
     except (OSError, ValueError):
         raise BadRequest(f"{path} is missing or damaged; run train-realism again") from None

@@ -340,6 +340,19 @@ def states_of_runs(now: Services) -> list[str]:
     return sorted(run["state_type"] for run in services._request(f"{now.api_url}/flow_runs/filter", body={}))
 
 
+def listening_on(port: int) -> set[str]:
+    """Return the addresses on which some process of this machine listens at a port, as the kernel tells them."""
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            address, _, number = words[1].partition(":")
+            if words[3] == "0A" and int(number, 16) == port:  # 0A is LISTEN
+                parts = [bytes.fromhex(address[at : at + 8])[::-1] for at in range(0, len(address), 8)]
+                found.add(socket.inet_ntop(family, b"".join(parts)))
+    return found
+
+
 def wait_for(path: Path) -> None:
     """Wait until a run has written a file."""
     deadline = time.monotonic() + 60
@@ -361,6 +374,7 @@ def test_the_bare_name_runs_through_our_server_and_worker(project: Path) -> None
     assert first.port is not None
     assert first.port > services.PORT
     assert up(root=project) == replace(first, started=())
+    assert listening_on(first.port) == {"127.0.0.1"}
 
     done = run_prefect(project, "deployment", "run", "build-hcoco", "--watch", "-p", "samples=7")
     assert done.returncode == 0, done.stdout + done.stderr

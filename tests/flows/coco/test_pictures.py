@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import os
 import random
+import subprocess
+import sys
 import time
 import zlib
 from pathlib import Path
@@ -309,3 +311,93 @@ def test_scaling_down_averages_areas() -> None:
     assert np.abs(scale_down(picture, width=5, height=3) - mean).max() <= 0.5
     np.testing.assert_array_equal(picture, before)
     np.testing.assert_array_equal(scale_down(picture, width=10, height=6), before)
+
+
+# what is small as a file and huge to decode, and links
+
+
+def _scans(picture: Image.Image, count: int) -> bytes:
+    """Return a progressive JPEG whose last scan stands there so many times."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", progressive=True)
+    data = out.getvalue()
+    last = data.rindex(b"\xff\xda")
+    return data[:last] + data[last:-2] * count + data[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_refused_before_it_is_decoded() -> None:
+    """Each pass takes a hundred bytes of the file and goes over all pixels: 400 of them took minutes."""
+    data = _scans(Image.new("L", (4000, 3000)), 200)
+    assert len(data) < 2_000_000
+    for look in (screen, decode):
+        with pytest.raises(BadPicture, match="too many scans") as told:
+            look(data, width=4000, height=3000)
+        assert told.value.reason == "unreadable"
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_as_many_scans_as_encoders_make_is_read(progressive: bool) -> None:  # noqa: FBT001
+    """A preview within the metadata, and what a telephone appends behind the picture, count for nothing."""
+    out = io.BytesIO()
+    Image.fromarray(np.full((40, 60, 3), (200, 30, 30), np.uint8)).save(out, "JPEG", progressive=progressive)
+    plain = out.getvalue()
+    preview = b"\xff\xe1" + (2 + 400).to_bytes(2, "big") + b"\xff\xda\x00\x02" * 100
+    assert decode(plain[:2] + preview + plain[2:] + b"\xff\xda" * 100, width=60, height=40).shape == (40, 60, 3)
+
+
+def test_a_size_that_the_header_denies_is_told_without_decoding() -> None:
+    """A picture that claims more pixels than any may have costs neither time nor memory, whatever was annotated."""
+    jpeg = bytearray(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+    place = jpeg.index(b"\xff\xc0")
+    jpeg[place + 5 : place + 9] = (30_000).to_bytes(2, "big") * 2
+    with pytest.raises(BadPicture, match="is more than 100000000 pixels"):
+        decode(bytes(jpeg), width=30_000, height=30_000)
+
+
+def test_opencv_itself_decodes_no_more_than_the_limit() -> None:
+    """What reads a picture of a run without a look at its header is held by the library's own limit."""
+    code = """
+import zlib, flows, cv2, numpy as np
+png = bytearray(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
+png[16:24] = (20_000).to_bytes(4, "big") * 2
+png[29:33] = zlib.crc32(png[12:29]).to_bytes(4, "big")
+try:
+    cv2.imdecode(np.frombuffer(bytes(png), np.uint8), cv2.IMREAD_GRAYSCALE)
+except cv2.error:
+    print("refused")
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENCV")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout == "refused\n", done.stderr
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
+    """An archive from a stranger may hold links: none leads a name elsewhere, one within the folder is followed."""
+    folder = tmp_path / "photographs"
+    (folder / "deep").mkdir(parents=True)
+    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (folder / "true.jpg").write_bytes(b"true")
+    (folder / "deep" / "inside.jpg").symlink_to(folder / "true.jpg")
+    (folder / "out.jpg").symlink_to(tmp_path / "secret.jpg")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "circle.jpg").symlink_to(folder / "circle.jpg")
+    assert read_bytes(locate(folder, "deep/inside.jpg")) == b"true"
+    for name in ("out.jpg", "up/secret.jpg", "up/photographs/../secret.jpg", "circle.jpg"):
+        with pytest.raises(BadPicture):
+            read_bytes(locate(folder, name))
+
+
+def test_a_folder_that_is_a_link_itself_is_fine(tmp_path: Path) -> None:
+    """Where the photographs lie is the user's own affair."""
+    (tmp_path / "true").mkdir()
+    (tmp_path / "true" / "x.jpg").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "true")
+    assert read_bytes(locate(tmp_path / "link", "x.jpg")) == b"x"
+
+
+@pytest.mark.parametrize("rows", [1, 255, 256, 257, 700])
+def test_greyness_is_counted_over_all_rows(rows: int) -> None:
+    """It is counted strip by strip, and is the same as of the whole at once."""
+    picture = np.random.default_rng(rows).integers(0, 20, (rows, 37, 3), dtype=np.uint8)
+    spread = picture.max(axis=2).astype(int) - picture.min(axis=2)
+    assert grey_share(picture) == np.count_nonzero(spread <= 8) / spread.size
