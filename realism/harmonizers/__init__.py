@@ -1,7 +1,7 @@
 """Give a masked subject the colours and the light of its scene: the field's networks, to train and to compare.
 
 Each network is one file that names its source. All take a composite and a mask and answer the picture, so one table,
-`HARMONIZERS`, tells them apart, and `harmonize` uses any of them at any resolution. `harmonize_steps.fit_harmonizer`
+`HARMONIZERS`, tells them apart, and `harmonize` uses any of them at any resolution. `teach.train_harmonizer`
 trains them. Baselines that learn nothing are no networks; `flows.make.harmonize` has them, and opens all by name.
 """
 
