@@ -23,7 +23,7 @@ Harmonize: TypeAlias = Callable[[Pixels, Pixels], Pixels]
 """(composite uint8 (H, W, 3) sRGB, mask uint8 (H, W)) to the picture, uint8 (H, W, 3) sRGB, of the same size; where the
 mask is 0 its pixels are those of the composite."""
 
-NETWORKS: Final[tuple[str, ...]] = ("masked_unet",)
+NETWORKS: Final = (*("masked_unet", "pix2pix", "attention_hsv", "attention_rgb", "dovenet", "gp_gan", "multi_stream"),)
 """The names of `realism.harmonizers.HARMONIZERS`, for those who must not load torch."""
 
 
