@@ -39,7 +39,7 @@ HELD_OUT: Final = 48
 SHOWN: Final = 8
 """Of these, how many are shown in the report."""
 SAVED: Final = 500
-"""Steps between two saved states, at most; a training saves twenty times or more."""
+"""Steps between two saved states, at most; a training of 200 and more steps saves twenty times or more."""
 PICTURES: Final = ("composite", "mask", "real")
 
 
@@ -120,7 +120,7 @@ def open_course(settings: TrainHarmonizerSettings) -> Course:
         learning_rate=settings.learning_rate or preset.learning_rate,
         critic_rate=preset.critic_rate,
         weight_decay=preset.weight_decay,
-        save_every=min(SAVED, max(1, steps // 20)),
+        save_every=min(SAVED, max(10, steps // 20)),
         origin=_origin(loader, stage=stage, flip=settings.flip),
     )
     _try(numbers)
@@ -136,7 +136,7 @@ def train_course(course: Course, *, tell: Callable[[Progress], None] = lambda _p
             run is damaged.
     """
     settings, numbers, layout = course.settings, course.numbers, course.layout
-    batches = Batches(course)
+    batches = Batches(course, workers=settings.workers)
     try:
         with threads(settings.threads):
             model, history = train_harmonizer(
@@ -171,7 +171,7 @@ def train_course(course: Course, *, tell: Callable[[Progress], None] = lambda _p
 class Batches:
     """The batches of a training by their number: the same batch for the same number, whoever asks when."""
 
-    def __init__(self, course: Course) -> None:
+    def __init__(self, course: Course, *, workers: int) -> None:
         """Open the samples; nothing is read yet."""
         settings, numbers = course.settings, course.numbers
         self._seed, self._flip, self._batch = numbers.seed, settings.flip, numbers.batch
@@ -183,7 +183,7 @@ class Batches:
             batch_size=numbers.batch,
             drop_last=True,
             seed=numbers.seed % 2**32,
-            workers=settings.workers,
+            workers=workers,
         )
         self._epoch_length = self._loader.samples // numbers.batch
         self._next = -1
@@ -315,7 +315,7 @@ def _unchanged(course: Course) -> dict[str, Any]:
 def _show(model: nn.Module, course: Course) -> dict[str, bytes]:
     """Return sheets of samples, PNG by file name: each a row of composite, mask, answer and photograph."""
     sheets: dict[str, bytes] = {}
-    learnt = Batches(course).draw(0)
+    learnt = Batches(course, workers=0).draw(0)
     for split, batch in (("train", learnt), ("val", course.held_out)):
         if batch is None:
             continue
