@@ -53,6 +53,7 @@ _MAKES_NO_SAMPLE: Final = frozenset(
         "decide.py",
         "decision_list.py",
         "fusion.py",
+        "harmonize.py",
         "realism.py",
         "regate.py",
         "remake.py",
@@ -60,6 +61,7 @@ _MAKES_NO_SAMPLE: Final = frozenset(
         "status.py",
         "severity.py",
         "subjects.py",
+        "train_harmonizer.py",
         "verify.py",
     }
 )
