@@ -20,7 +20,7 @@ Floats = NDArray[np.float32]
 
 RADIUS_SHARE: Final = 1 / 32
 """Radius of a window in sides of the small picture: 8 pixels of 256."""
-SMOOTHNESS: Final = 1e-3
+SMOOTHNESS: Final = 3e-4
 """Added to the variances of colour, 0..1 squared: less structure than this does not steer the change."""
 _LEAST_WEIGHT: Final = 1e-4  # of a window with next to no subject in it
 
