@@ -49,7 +49,7 @@ def train_all(given: argparse.Namespace) -> None:
 def measure_waiting(given: argparse.Namespace) -> None:
     """Print, for each network, how long a step takes and how much of it is a wait for its batch."""
     table = Table(("training", "step, s", "wait for its batch, ms", "share of the step"))
-    for network in WAITING:
+    for network in given.networks.split(","):
         values = {"network": network, "samples": given.run, "preset": "tiny", "device": given.device}
         more = {"side": given.side, "batch": given.batch, "steps": given.steps + FIRST, "workers": given.workers}
         settings = parse(TrainHarmonizerSettings, {**values, **more})
@@ -85,6 +85,7 @@ def main() -> None:
         sub.add_argument("--device", default="auto")
         sub.add_argument("--workers", type=int, default=2)
     train.add_argument("--networks", default=",".join(NETWORKS))
+    waiting.add_argument("--networks", default=",".join(WAITING))
     train.add_argument("--preset", default="paper")
     train.add_argument("--output", default="output/harmonizers")
     waiting.add_argument("--side", type=int, default=256)
