@@ -55,13 +55,13 @@ def test_an_epoch_is_every_sample_once_mirrored_or_not(run: Layout, tmp_path: Pa
     """The batches of an epoch are the samples of the split, each once, composite, mask and photograph alike turned."""
     course = open_course(settings_for(run, tmp_path, batch=2))
     stored = load_samples(run.run, pictures=("composite", "mask", "real"), size=(32, 32))
-    kept = {sample["real"].tobytes(): (sample["composite"], sample["mask"], sample["real"]) for sample in stored}
+    kept = {sample["composite"].tobytes(): (sample["composite"], sample["mask"], sample["real"]) for sample in stored}
     batches, seen, turned = Batches(course, workers=0), set(), 0
     for number in range(course.samples // 2):
         for composite, mask, real in zip(*vars(batches.draw(number)).values(), strict=True):
-            plain = real.tobytes() in kept
+            plain = composite.tobytes() in kept
             turned += not plain
-            key = real.tobytes() if plain else np.ascontiguousarray(real[:, ::-1]).tobytes()
+            key = composite.tobytes() if plain else np.ascontiguousarray(composite[:, ::-1]).tobytes()
             for found, wanted in zip((composite, mask, real), kept[key], strict=True):
                 assert np.array_equal(found, wanted if plain else wanted[:, ::-1])
             assert key not in seen
