@@ -232,7 +232,30 @@ def _add_trainings(command: Callable[..., argparse.ArgumentParser]) -> None:
     evaluate.add_argument("--seed", type=int, default=1, help="of the compositions of a --source. Default: 1.")
     evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="Default: auto.")
     evaluate.add_argument("--page", metavar="FILE", type=Path, help="write a page with tables and pictures (.html)")
+    _add_harmonizers(command)
     for sub in (realism, train, teach, evaluate):
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_harmonizers(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add `train` and `harmonize`."""
+    from flows.harmonizer_settings import TrainHarmonizerSettings
+
+    train = command("train", _train_harmonizer, "train a harmonizer on the samples of a run, or go on with it")
+    train.add_argument("network", metavar="NETWORK", help="masked_unet, pix2pix, dovenet, ...: docs/harmonizers.md")
+    train.add_argument("samples", metavar="RUN", help="folder of the run")
+    options = [name for name in TrainHarmonizerSettings.model_fields if name not in {"network", "samples"}]
+    _add_settings(train, model=TrainHarmonizerSettings, only=options)
+    apply = command("harmonize", _harmonize, "harmonize a composite of your own, of any size")
+    apply.add_argument("network", metavar="NETWORK", help="none, reinhard, histogram, or a network with its checkpoint")
+    apply.add_argument("image", metavar="IMAGE", type=Path, help="the composite")
+    apply.add_argument("mask", metavar="MASK", type=Path, help="white where its subject is; a ramp counts by its value")
+    apply.add_argument("--checkpoint", metavar="FILE", type=Path, help="of a network, as `hcoco train` writes it")
+    apply.add_argument(
+        "--output", metavar="FILE", type=Path, help=".png or .jpg. Default: IMAGE's name, -NETWORK.png, in this folder."
+    )
+    apply.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="Default: auto.")
+    for sub in (train, apply):
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -484,12 +507,48 @@ def _self_teach(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _telling(given: argparse.Namespace, steps: int) -> Callable[[int, Progress], None]:
-    """Return what prints a line for each saved stretch of a training."""
+def _train_harmonizer(given: argparse.Namespace) -> int:
+    from flows.harmonizer_settings import TrainHarmonizerSettings
+    from flows.make.train_harmonizer import describe_training, only_course, open_course, train_course
+    from flows.settings import parse
+    from flows.view.harmonizer_page import write_harmonizer_page
 
-    def tell(stage: int, progress: Progress) -> None:
+    names = TrainHarmonizerSettings.model_fields
+    settings = parse(TrainHarmonizerSettings, {name: value for name, value in vars(given).items() if name in names})
+    with only_course(settings):
+        course = open_course(settings)
         if not given.json:
-            print(f"stage {stage}: step {progress.step} of {steps}, loss {progress.loss:.4f}", flush=True)
+            print(course.summary, flush=True)
+        tell = _telling(given, course.numbers.steps)
+        checkpoint = train_course(course, tell=lambda progress: tell(course.numbers.name, progress))
+        report = write_harmonizer_page(course.layout)
+    weights = course.layout.checkpoint.with_name(f"{course.layout.checkpoint.name}.pt")
+    if given.json:
+        figures = {name: value for name, value in checkpoint.metrics.items() if name != "history"}
+        print(json.dumps({"checkpoint": str(weights), "report": str(report), "metrics": figures}))
+    else:
+        print(f"{describe_training(checkpoint)}\ncheckpoint: {weights}\nreport: {report}")
+    return DONE
+
+
+def _harmonize(given: argparse.Namespace) -> int:
+    from flows.make.harmonize import harmonize_file, open_harmonizer
+    from flows.make.realism import choose_device
+
+    output = given.output or Path(f"{given.image.stem}-{given.network}.png")
+    harmonizer = open_harmonizer(given.network, given.checkpoint, device=choose_device(given.device))
+    harmonize_file(given.image, given.mask, output, harmonizer=harmonizer)
+    print(json.dumps({"output": str(output)}) if given.json else str(output))
+    return DONE
+
+
+def _telling(given: argparse.Namespace, steps: int) -> Callable[[int | str, Progress], None]:
+    """Return what prints a line for each saved stretch of a training; a number is that of a stage, a word a network."""
+
+    def tell(what: int | str, progress: Progress) -> None:
+        if not given.json:
+            name = what if isinstance(what, str) else f"stage {what}"
+            print(f"{name}: step {progress.step} of {steps}, loss {progress.loss:.4f}", flush=True)
 
     return tell
 

@@ -42,7 +42,7 @@ HOST: Final = "127.0.0.1"
 PORT: Final = 4217
 """First port that is tried; Prefect's own 4200 is left to the user's server."""
 POOL: Final = "hcoco"
-DEPLOYMENTS: Final = ("build-hcoco", "train-realism", "train-fusion", "self-teach")
+DEPLOYMENTS: Final = ("build-hcoco", "train-realism", "train-fusion", "self-teach", "train")
 """Names of this project's flows, each deployed under its own name; the ones in prefect.yaml exist already."""
 MARKER: Final = "HCOCO_SERVICES"
 LAST_RUN: Final = "HCOCO_LAST_RUN"

@@ -6,13 +6,14 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from realism.discriminator import ARCHITECTURE, ARCHITECTURE_VERSION, Discriminator, Shape
 from realism.vgg import VGG_ARCHITECTURE, VGG_VERSION, VggDiscriminator, VggShape, start_from_imagenet
 
 Network: TypeAlias = Discriminator | VggDiscriminator
 NetworkShape: TypeAlias = Shape | VggShape
+_Shape = TypeVar("_Shape")
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,18 @@ def shape_from(architecture: str, values: Mapping[str, Any]) -> NetworkShape:
         TypeError: A value of another type than the shape's.
         ValueError: A name too many or too few.
     """
-    kind = ARCHITECTURES[architecture].shape
+    return read_shape(ARCHITECTURES[architecture].shape, values)
+
+
+def read_shape(kind: type[_Shape], values: Mapping[str, Any]) -> _Shape:
+    """Read a dataclass of plain values, each of which has a default, that stood in JSON.
+
+    Raises:
+        TypeError: A value of another type than the default's.
+        ValueError: A name too many or too few.
+    """
     plain = kind()
-    names = {field.name for field in fields(kind)}
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(values, dict) or set(values) != names:
         raise ValueError(f"shape must hold {', '.join(sorted(names))}, it is {reprlib.repr(values)}")
     return kind(**{name: _like(getattr(plain, name), value, name) for name, value in values.items()})

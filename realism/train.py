@@ -200,13 +200,9 @@ def fit(
         for group in running.optimizer.param_groups:
             group["lr"] = rate_at(step, settings)
         value = _step(running, draw(step), loss)
-        if not math.isfinite(value):
-            raise NotANumberLossError(
-                f"the loss is {value} at step {step}; what was saved last stays in {state.name}; "
-                f"train with a smaller learning rate than {settings.learning_rate:g}"
-            )
+        check_loss(value, step=step, state=state, settings=settings)
         losses.append(value)
-        _follow(running, decay=min(settings.average, (1 + step) / (10 + step)))
+        follow(running.average, running.model, decay=decay_at(step, settings))
         running.step = step + 1
         if running.step % settings.save_every == 0 or running.step == settings.steps:
             measured = dict(validate(running.average)) if validate else {}
@@ -285,37 +281,72 @@ def split_batch(batch: Batch, parts: int) -> list[Batch]:
 
 
 def _step(running: _Running[Network], batch: Learnt, loss: Callable[[Network, Learnt], Tensor]) -> float:
-    """Make one step and return the loss; where memory is too small, halve what goes through the network at once."""
-    model, optimizer, scaler = running.model, running.optimizer, running.scaler
+    """Make one step and return the loss."""
+    value, running.parts = descend(
+        running.model, running.optimizer, running.scaler, batch, loss, mixed=running.mixed, parts=running.parts
+    )
+    return value
+
+
+def descend(
+    model: Network,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    batch: Learnt,
+    loss: Callable[[Network, Learnt], Tensor],
+    *,
+    mixed: torch.autocast,
+    parts: int,
+    clip_norm: float = 5.0,
+) -> tuple[float, int]:
+    """Move a network down its loss, once, unless the loss is not finite.
+
+    Args:
+        model: The network; set to training.
+        optimizer: Of its parameters.
+        scaler: Of its gradients.
+        batch: What is learnt from.
+        loss: Of the network on a batch, a scalar.
+        mixed: In what precision it is computed.
+        parts: How many pieces of the batch go through the network one after the other.
+        clip_norm: Longer gradients are shortened to this.
+
+    Returns:
+        (loss, parts): where memory was too small, `parts` is larger than it was.
+    """
     model.train()
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:
             total = 0.0
-            for part in batch.split(running.parts):
-                with running.mixed:
-                    value = loss(model, part) / running.parts
+            for part in batch.split(parts):
+                with mixed:
+                    value = loss(model, part) / parts
                 scaler.scale(value).backward()  # type: ignore[no-untyped-call]
                 total += float(value.detach())
             break
         except torch.OutOfMemoryError:
-            if 4 * running.parts > len(batch):  # normalization needs more than one example
+            if 4 * parts > len(batch):  # normalization needs more than one example
                 raise
-            running.parts *= 2
+            parts *= 2
             torch.cuda.empty_cache()
     if math.isfinite(total):
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         scaler.step(optimizer)
         scaler.update()
-    return total
+    return total, parts
+
+
+def decay_at(step: int, settings: LoopSettings) -> float:
+    """Return the decay of the running average: less at first, when the weights still come from the first ones."""
+    return min(settings.average, (1 + step) / (10 + step))
 
 
 @torch.no_grad()
-def _follow(running: _Running[Network], *, decay: float) -> None:
+def follow(average: nn.Module, model: nn.Module, *, decay: float) -> None:
     """Move the averaged weights a little towards the present ones; counters are copied."""
-    pairs = zip(running.average.state_dict().values(), running.model.state_dict().values(), strict=True)
-    for slow, fast in pairs:
+    for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if slow.is_floating_point():
             slow.lerp_(fast, 1 - decay)
         else:
@@ -324,8 +355,6 @@ def _follow(running: _Running[Network], *, decay: float) -> None:
 
 def _save_state(state: Path, identity: Mapping[str, Any], running: _Running[Network]) -> None:
     values = {
-        "version": STATE_VERSION,
-        "settings": dict(identity),
         "step": running.step,
         "parts": running.parts,
         "history": running.history,
@@ -333,10 +362,8 @@ def _save_state(state: Path, identity: Mapping[str, Any], running: _Running[Netw
         "average": running.average.state_dict(),
         "optimizer": running.optimizer.state_dict(),
         "scaler": running.scaler.state_dict(),
-        "generator": torch.get_rng_state(),
-        "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    replace_atomically(state, lambda path: torch.save(values, path))
+    write_state(state, identity, values)
 
 
 _STATE_ERRORS: Final = (
@@ -347,6 +374,34 @@ _STATE_ERRORS: Final = (
 
 
 def _load_state(state: Path, identity: Mapping[str, Any], running: _Running[Network]) -> None:
+    def restore(values: Mapping[str, Any]) -> None:
+        running.model.load_state_dict(values["model"])
+        running.average.load_state_dict(values["average"])
+        running.optimizer.load_state_dict(values["optimizer"])
+        running.scaler.load_state_dict(values["scaler"])
+        running.step, running.parts, running.history = values["step"], values["parts"], values["history"]
+
+    restore_state(state, identity, restore)
+
+
+def write_state(state: Path, identity: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Keep a training: all that changes in it, whose it is, and where torch's generators stand."""
+    whole = {
+        "version": STATE_VERSION,
+        "settings": dict(identity),
+        **values,
+        "generator": torch.get_rng_state(),
+        "cuda_generators": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    replace_atomically(state, lambda path: torch.save(whole, path))
+
+
+def restore_state(state: Path, identity: Mapping[str, Any], restore: Callable[[Mapping[str, Any]], None]) -> None:
+    """Give what `write_state` kept to `restore`, and set torch's generators as they were.
+
+    Raises:
+        ValueError: It is damaged or belongs to other settings.
+    """
     try:
         values = torch.load(state, map_location="cpu", weights_only=True)
         begun, version = values["settings"], values["version"]
@@ -355,20 +410,21 @@ def _load_state(state: Path, identity: Mapping[str, Any], running: _Running[Netw
     if version != STATE_VERSION or begun != identity:
         raise ValueError(f"{state} was begun with other settings or by another version; remove it or name another file")
     try:
-        _restore(running, values)
+        restore(values)
+        torch.set_rng_state(values["generator"])
+        if torch.cuda.is_available() and values["cuda_generators"]:
+            torch.cuda.set_rng_state_all(values["cuda_generators"])
     except _STATE_ERRORS as error:
         raise ValueError(f"{state} is no training that can go on ({type(error).__name__}); remove it") from None
 
 
-def _restore(running: _Running[Network], values: Mapping[str, Any]) -> None:
-    running.model.load_state_dict(values["model"])
-    running.average.load_state_dict(values["average"])
-    running.optimizer.load_state_dict(values["optimizer"])
-    running.scaler.load_state_dict(values["scaler"])
-    torch.set_rng_state(values["generator"])
-    if torch.cuda.is_available() and values["cuda_generators"]:
-        torch.cuda.set_rng_state_all(values["cuda_generators"])
-    running.step, running.parts, running.history = values["step"], values["parts"], values["history"]
+def check_loss(value: float, *, step: int, state: Path, settings: LoopSettings) -> None:
+    """Raise NotANumberLossError where a loss is not finite."""
+    if not math.isfinite(value):
+        raise NotANumberLossError(
+            f"the loss is {value} at step {step}; what was saved last stays in {state.name}; "
+            f"train with a smaller learning rate than {settings.learning_rate:g}"
+        )
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -57,6 +57,7 @@ _MAKES_NO_SAMPLE: Final = frozenset(
         "decide.py",
         "decision_list.py",
         "fusion.py",
+        "harmonize.py",
         "realism.py",
         "regate.py",
         "remake.py",
@@ -64,6 +65,7 @@ _MAKES_NO_SAMPLE: Final = frozenset(
         "status.py",
         "severity.py",
         "subjects.py",
+        "train_harmonizer.py",
         "verify.py",
     }
 )

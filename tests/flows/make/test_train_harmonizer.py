@@ -1,0 +1,171 @@
+"""Training a harmonizer on the samples of a run: what is drawn, written, gone on from, refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from flows.cli import main
+from flows.errors import BadRequest
+from flows.harmonizer_settings import TrainHarmonizerSettings
+from flows.make.train_harmonizer import Batches, Course, foreground_mse, only_course, open_course, train_course
+from flows.settings import parse
+from flows.store.layout import Layout
+from flows.store.read import load_samples
+from flows.view.harmonizer_page import write_harmonizer_page
+from realism.harmonizers import load_harmonizer
+from realism.harmonizers.batch import Triplets
+from tests.flows.make.building import WHOLE, build_in
+
+
+@pytest.fixture(scope="module")
+def run(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Return a run with samples in `train` and `val`; do not write into it."""
+    return build_in(tiny_coco, tmp_path_factory.mktemp("harmonizers"), **WHOLE)
+
+
+def settings_for(run: Layout, output: Path, **more: Any) -> TrainHarmonizerSettings:
+    """Return settings of a training of 12 steps at 32 pixels."""
+    fixed = {"network": "masked_unet", "steps": 12, "batch": 4, "side": 32, "workers": 0, "threads": 1}
+    return parse(TrainHarmonizerSettings, {"samples": run.run, "output": output, **fixed, **more})
+
+
+def test_a_batch_is_that_of_its_number(run: Layout, tmp_path: Path) -> None:
+    """Asked in order, from the middle, in another epoch or of a process: the same number is the same batch."""
+    course = open_course(settings_for(run, tmp_path, seed=5))
+    epoch = course.samples // 4
+    plain, again = Batches(course, workers=0), Batches(course, workers=1)
+    numbers = [*range(epoch + 2)]
+    first = {number: plain.draw(number) for number in numbers}
+    second = {number: again.draw(number) for number in (1, 2, epoch, epoch + 1, 0)}
+    again.close()
+    for number, batch in second.items():
+        for name, layer in vars(batch).items():
+            assert np.array_equal(layer, vars(first[number])[name])
+    assert not np.array_equal(first[0].real, first[epoch].real)
+    assert first[0].composite.shape == (4, 32, 32, 3)
+
+
+def test_an_epoch_is_every_sample_once_mirrored_or_not(run: Layout, tmp_path: Path) -> None:
+    """The batches of an epoch are the samples of the split, each once, composite, mask and photograph alike turned."""
+    course = open_course(settings_for(run, tmp_path, batch=2))
+    stored = load_samples(run.run, pictures=("composite", "mask", "real"), size=(32, 32))
+    kept = {sample["composite"].tobytes(): (sample["composite"], sample["mask"], sample["real"]) for sample in stored}
+    batches, seen, turned = Batches(course, workers=0), set(), 0
+    for number in range(course.samples // 2):
+        for composite, mask, real in zip(*vars(batches.draw(number)).values(), strict=True):
+            plain = composite.tobytes() in kept
+            turned += not plain
+            key = composite.tobytes() if plain else np.ascontiguousarray(composite[:, ::-1]).tobytes()
+            for found, wanted in zip((composite, mask, real), kept[key], strict=True):
+                assert np.array_equal(found, wanted if plain else wanted[:, ::-1])
+            assert key not in seen
+            seen.add(key)
+    assert len(seen) == course.samples // 2 * 2
+    assert 0 < turned < len(seen)
+
+
+def test_a_training_writes_checkpoint_sheets_and_report(run: Layout, tmp_path: Path) -> None:
+    """The checkpoint harmonizes, names what it learnt from, and the page shows pictures and curves and loads nothing."""
+    course = open_course(settings_for(run, tmp_path))
+    told: list[int] = []
+    made = train_course(course, tell=lambda progress: told.append(progress.step))
+    assert told == [10, 12]
+    loaded = load_harmonizer(course.layout.checkpoint, name="masked_unet")
+    assert (loaded.digest, loaded.side, loaded.data_digest) == (made.digest, 32, course.numbers.origin)
+    assert loaded.settings["stage"] == "harmonization"
+    assert {"loss", "step", "val_fmse"} == set(loaded.metrics["history"][-1])
+    assert loaded.metrics["val_fmse_none"] > 0
+    page = write_harmonizer_page(course.layout).read_text()
+    assert page.count("<img") == 2
+    assert page.count("<svg") == 2
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    for split in ("train", "val"):
+        sheet = cv2.imread(str(course.layout.report.parent / f"{split}.png"))
+        assert sheet.shape[1] == 4 * 32
+
+
+def test_a_finished_training_is_left_as_it_is_and_an_unfinished_one_goes_on(run: Layout, tmp_path: Path) -> None:
+    """The same command again gives the same weights; one that was stopped ends in the weights of one that was not."""
+    whole = train_course(open_course(settings_for(run, tmp_path / "a")))
+    assert train_course(open_course(settings_for(run, tmp_path / "a"))).digest == whole.digest
+    course = open_course(settings_for(run, tmp_path / "b"))
+
+    def stop(_progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_course(course, tell=stop)
+    assert not course.layout.checkpoint.with_name("x.pt").exists()
+    assert train_course(course).digest == whole.digest
+
+
+def test_another_training_in_the_same_folder_is_refused(run: Layout, tmp_path: Path) -> None:
+    """Other settings do not go on from the state, and a folder is held by one process."""
+    train_course(open_course(settings_for(run, tmp_path, name="one")))
+    with pytest.raises(BadRequest, match=r"begun with other settings.*--name"):
+        train_course(open_course(settings_for(run, tmp_path, name="one", seed=1)))
+    settings = settings_for(run, tmp_path, name="one")
+    with only_course(settings), pytest.raises(BadRequest, match="another training is at work"), only_course(settings):
+        pass
+
+
+def test_foreground_mse_counts_what_is_inside(run: Layout) -> None:
+    """Two samples with known differences: 9 in one channel of three inside, anything outside."""
+    del run
+    real = np.full((2, 4, 5, 3), 100, np.uint8)
+    answer, mask = real.copy(), np.zeros((2, 4, 5), np.uint8)
+    mask[:, :2] = 255
+    answer[0, :2, :, 0] += 3
+    answer[:, 2:] = 0
+    assert foreground_mse(answer, Triplets(answer, mask, real)) == pytest.approx((3 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"network": "unet"}, "setting network: "),
+        ({"side": 33}, "setting side: masked_unet cannot work at 33 px; its presets take 96 and 256"),
+        ({"network": "gp_gan", "side": 128}, "setting side: gp_gan cannot work at 128 px"),
+        ({"steps": 0}, "setting steps: "),
+        ({"samples": "nowhere"}, "nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(run: Layout, tmp_path: Path, given: dict[str, Any], line: str) -> None:
+    """An unknown network, a size that it cannot take, no steps, no run."""
+    with pytest.raises(BadRequest, match=line) as error:
+        open_course(settings_for(run, tmp_path, **given))
+    assert "\n" not in str(error.value)
+
+
+def test_a_blender_learns_from_what_the_run_has(run: Layout, tmp_path: Path) -> None:
+    """GP-GAN takes harmonization samples where there are no copy-paste pairs, and says so."""
+    course = open_course(settings_for(run, tmp_path, network="gp_gan", side=64))
+    assert isinstance(course, Course)
+    assert course.stage == "harmonization"
+    assert "harmonization samples" in course.summary
+
+
+def test_the_commands_train_and_harmonize(run: Layout, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`hcoco train` prints where the checkpoint is, `hcoco harmonize` makes a picture with it; slips end with 2."""
+    options = ["--output", str(tmp_path), "--steps", "10", "--side", "32", "--batch", "4", "--workers", "0"]
+    assert main(["train", "masked_unet", str(run.run), "--name", "m", "--json", *options]) == 0
+    told = json.loads(capsys.readouterr().out)
+    sample = next(iter(load_samples(run.run)))
+    for name in ("composite", "mask"):
+        picture = sample[name] if name == "mask" else sample[name][..., ::-1]
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture)
+    files = [str(tmp_path / "composite.png"), str(tmp_path / "mask.png")]
+    output = tmp_path / "out.png"
+    given = ["harmonize", "masked_unet", *files, "--checkpoint", told["checkpoint"], "--output", str(output)]
+    assert main(given) == 0
+    assert cv2.imread(str(output)).shape == sample["composite"].shape
+    assert main(["harmonize", "masked_unet", *files]) == 2
+    assert "needs --checkpoint" in capsys.readouterr().err
+    assert main(["train", "masked_unet", str(tmp_path / "none"), *options]) == 2
+    assert "does not exist" in capsys.readouterr().err
