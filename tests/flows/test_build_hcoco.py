@@ -109,7 +109,7 @@ def test_a_shard_that_cannot_be_written_fails_in_one_line(
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "shard.tar")
 
-    monkeypatch.setattr("flows.build_hcoco.LocalRunner.call", full)
+    monkeypatch.setattr("flows.runners.LocalRunner.call", full)
     state = build_hcoco(source=str(tiny_coco), output=str(tmp_path), workers=1, gate="off", return_state=True)
     assert state.is_failed()
     assert "the disk is full" in str(state.message)
