@@ -54,6 +54,8 @@ WORKERS_ENVIRONMENT: Final = dict(ONE_THREAD)
 """Variables of the workers, beside the place of the cache."""
 
 _QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
+_PATIENT: Final = {"RAY_raylet_start_wait_time_s": "300"}
+"""A start takes 7 s; on a machine with a load of 13 a core it took longer than the 30 s that Ray grants (measured)."""
 _NOTICE_LOST_MACHINES: Final = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
@@ -61,6 +63,8 @@ _NOTICE_LOST_MACHINES: Final = {
 """Of a machine that falls silent Ray hears after 420 s, its defaults of 300 s and 120 s together (measured)."""
 _LOOPBACK: Final = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_AUTH_MODE": "token"}
 """The first is Ray's switch for listening on 127.0.0.1 alone, on any system; without it all addresses are open."""
+_SECRET: Final = secrets.token_hex(32)
+"""Of the clusters that this process starts: Ray reads it once in a process."""
 
 _OBJECT_STORE_BYTES: Final = 200_000_000  # calls and markers are kilobytes; Ray would take 30 % of the memory
 _CONNECT_SECONDS: Final = 10.0
@@ -381,14 +385,15 @@ class RayRunner:
         """Start a cluster of this machine's processes, on loopback, in a folder of its own."""
         base = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="ray-", dir=base if len(base) < 30 else "/tmp"))  # noqa: S108 - sockets' paths are short
-        self._ray.init(
-            address="local",
-            num_cpus=self._settings.processes,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            _temp_dir=str(self._folder),
-            **options,
-        )
+        with _FailedStartTold():
+            self._ray.init(
+                address="local",
+                num_cpus=self._settings.processes,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _temp_dir=str(self._folder),
+                **options,
+            )
 
     def _join(self, options: Mapping[str, Any]) -> None:
         """Join a cluster that runs.
@@ -504,6 +509,27 @@ class WorkerDiedError(Exception):
     """A worker, or its machine, died under a piece of work."""
 
 
+class _FailedStartTold:
+    """Turn what Ray raises where it cannot start into a `BadRequest`; among it are exceptions of no class of their own."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Tell why there is no cluster.
+
+        Raises:
+            BadRequest: Ray did not start.
+        """
+        if kind is Exception or isinstance(error, (RuntimeError, ValueError, OSError)):
+            raise BadRequest(
+                f"Ray does not start here ({_last_line(error or Exception())}); run the same command again when the "
+                "machine is less busy, or with --runner local"
+            ) from None
+
+
 class _LostClusterTold:
     """Turn the end of the cluster itself into a `BadRequest`."""
 
@@ -557,9 +583,9 @@ def _import_ray(runner: str) -> ModuleType:
     Raises:
         BadRequest: It is not installed.
     """
-    variables = {**_QUIET, **_NOTICE_LOST_MACHINES}
+    variables = {**_QUIET, **_PATIENT, **_NOTICE_LOST_MACHINES}
     if runner == LOCAL and "RAY_AUTH_MODE" not in os.environ:  # nobody else on this machine may hand it work
-        variables |= {**_LOOPBACK, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        variables |= {**_LOOPBACK, "RAY_AUTH_TOKEN": _SECRET}
     for name, value in variables.items():
         os.environ.setdefault(name, value)
     try:

@@ -15,6 +15,11 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NETWORK: Final = "10.213.77"
+PORTS: Final = (
+    "--metrics-export-port 8090 --dashboard-agent-listen-port 52365 --dashboard-agent-grpc-port 52366 "
+    "--runtime-env-agent-port 52367"
+)
+"""Fixed, because Ray falls over where its agents take more than 15 s to choose their own, on a busy machine."""
 RAY: Final = Path(sys.executable).with_name("ray")
 
 
@@ -59,7 +64,7 @@ class Machine:
         """Run `ray start` here, after a shell command, in whose mounts it and its workers live."""
         ray = (
             f"{RAY} start --node-ip-address {self.address} --num-cpus 1 --object-store-memory 100000000 "
-            f"--disable-usage-stats {' '.join(words)}"
+            f"--disable-usage-stats {PORTS} {' '.join(words)}"
         )
         run("ip", "netns", "exec", self.name, "sh", "-c", f"{before} && exec {ray}", environment=self.environment)
 

@@ -31,6 +31,8 @@ from tests.flows.make import deeds
 from tests.flows.make.building import build_in, differing, hashes, plan_in, settings_for
 from tests.flows.make.gating import save_untrained
 
+OPTIONS = ("--run", "run", "--shard-size", "8", "--gate", "off", "--stages", "harmonization", "--variants", "2")
+
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 
 # ------------------------------------------------------------------------------------------- without a cluster
@@ -159,6 +161,13 @@ def checkpoint_of(layout: Layout) -> str:
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the file in which workers note the shards that they begin."""
     return tmp_path_factory.mktemp("begun") / "shards"
+
+
+def _hcoco(*words: object, environment: dict[str, str], module: str = "flows.cli") -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", module, *map(str, words)]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -292,14 +301,32 @@ def test_an_actor_for_each_accelerator_scores_to_the_same_bytes(
     assert not list(planned.layout.run.rglob("*.tmp"))
 
 
+@needs_ray
+@pytest.mark.slow
+def test_a_killed_build_leaves_no_process_and_ends_by_a_rerun(tiny_coco: Path, tmp_path: Path) -> None:
+    """`kill -9` of the build takes its cluster along; the same command without Ray ends it to the same bytes."""
+    words = ("build", "--source", tiny_coco, "--output", tmp_path, *OPTIONS, "--workers", "2")
+    log, layout = tmp_path / "begun", Layout(tmp_path / "run")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), cluster_deeds.LOG: str(log)}
+    build = _hcoco(*words, "--runner", "ray", environment=environment, module="tests.flows.counting_build")
+    while len(cluster_deeds.begun_in(log)) < 3 and build.poll() is None:
+        time.sleep(0.05)
+    below = _below(build.pid)
+    build.kill()
+    build.communicate()
+    assert len(below) > 4
+    assert 0 < len(list((tmp_path / "run" / "done").glob("*.json"))) < 12
+    end = time.monotonic() + 60
+    while any(map(_words, below)):
+        assert time.monotonic() < end, [words for words in map(_words, below) if words]
+        time.sleep(0.1)
+    again = _hcoco(*words, environment=environment)
+    said, _ = again.communicate()
+    assert again.returncode == 0, said
+    assert differing(hashes(layout), hashes(build_in(tiny_coco, tmp_path / "local", variants=2))) == []
+
+
 # ------------------------------------------------------------------------------------------- three machines
-
-
-def _hcoco(*words: object, environment: dict[str, str], module: str = "flows.cli") -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", module, *map(str, words)]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 @pytest.fixture(scope="module")
@@ -320,6 +347,7 @@ def environment(shared: Path) -> dict[str, str]:
         cluster_deeds.LOG: str(shared / "begun"),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": "0123456789abcdef" * 2,
+        "RAY_raylet_start_wait_time_s": "300",
         "RAY_grpc_client_keepalive_time_ms": "10000",
         "RAY_grpc_client_keepalive_timeout_ms": "10000",
     }
@@ -336,9 +364,6 @@ def machines(environment: dict[str, str]) -> Iterator[list[Machine]]:
         for machine in others:
             machine.start_ray(f"--address {head.address}:6379")
         yield three
-
-
-OPTIONS = ("--run", "run", "--shard-size", "8", "--gate", "off", "--stages", "harmonization", "--variants", "2")
 
 
 @needs_ray
