@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,8 +54,11 @@ WORKERS_ENVIRONMENT: Final = dict(ONE_THREAD)
 """Variables of the workers, beside the place of the cache."""
 
 _QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
-_PATIENT: Final = {"RAY_raylet_start_wait_time_s": "300"}
-"""A start takes 7 s; on a machine with a load of 13 a core it took longer than the 30 s that Ray grants (measured)."""
+_STARTED_HERE: Final = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
+"""A start takes 7 s, and longer than the 30 s that Ray grants on a machine with a load of 13 a core (both measured).
+
+Workers have the priority of the build, as those of the pool do, and not the niceness of 15 that Ray gives them.
+"""
 _NOTICE_LOST_MACHINES: Final = {
     "RAY_grpc_client_keepalive_time_ms": "10000",
     "RAY_grpc_client_keepalive_timeout_ms": "10000",
@@ -246,13 +249,17 @@ class RayRunner:
     @property
     def workers(self) -> int:
         """Return how many processes can work at once now: machines come and go."""
-        cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        cores = max(1, self._count("CPU"))
         return min(cores, self._settings.workers or cores)
 
     @property
     def accelerators(self) -> int:
         """Return how many accelerators the cluster has now; 0 where the settings want none."""
-        return 0 if self._settings.device == "cpu" else int(self._ray.cluster_resources().get("GPU", 0))
+        return 0 if self._settings.device == "cpu" else self._count("GPU")
+
+    def _count(self, resource: str) -> int:
+        with self._lost_cluster_told():
+            return int(self._ray.cluster_resources().get(resource, 0))
 
     def __enter__(self) -> Self:
         """Start or join the cluster; return the runner itself.
@@ -320,7 +327,26 @@ class RayRunner:
 
     def scorer(self, run: Path, *, device: str = "cuda", count: int | None = None) -> RayScorer:
         """Return what scores the shards of a run: an actor for each accelerator, or `count` of them."""
-        return RayScorer(self, run, device=device, count=count or max(1, self.accelerators))
+        start = partial(self._start_actor, run, device=device)
+        return RayScorer(start, self._get, device=device, count=count or max(1, self.accelerators))
+
+    def _start_actor(self, run: Path, *, device: str) -> Any:
+        """Start an actor that scores for a run, and return it when it is ready.
+
+        Raises:
+            BadRequest: Nothing gets free for it, or it does not see the run.
+            WorkerDiedError: It died at once.
+        """
+        needs = {"num_cpus": 0, "num_gpus": 1 if device == "cuda" else 0, "max_restarts": 0}
+        actor = self._ray.remote(_ScoringActor).options(**needs).remote(self._sight, run, device)
+        ready = actor.ready.remote()
+        if not self._ray.wait([ready], timeout=_READY_SECONDS)[0]:
+            self._ray.kill(actor)
+            raise BadRequest(
+                "no accelerator of the Ray cluster got free within five minutes; end what holds them, or give --device cpu"
+            )
+        self._get(ready)
+        return actor
 
     def _call(self, function: Callable[..., Any], arguments: tuple[Any, ...], *, begun: int) -> Any:
         for number in range(begun + 1, TRIES + 1):
@@ -433,15 +459,22 @@ class RayRunner:
 class RayScorer:
     """Score the shards of a run in actors, each with an accelerator of its own. Safe to call from threads."""
 
-    def __init__(self, runner: RayRunner, run: Path, *, device: str, count: int) -> None:
-        """Start `count` actors that score for `run` on `device`, `cpu` or `cuda`."""
+    def __init__(
+        self, start: Callable[[], Any], get: Callable[[Any], list[Opinion | None]], *, device: str, count: int
+    ) -> None:
+        """Start the actors.
+
+        Args:
+            start: Starts an actor, and returns it when it is ready.
+            get: Waits for what an actor returns; raises `WorkerDiedError` where it dies.
+            device: Where they score, `cpu` or `cuda`.
+            count: How many there are.
+        """
         self.device = device
-        self._runner = runner
-        self._run = run
-        self._idle: SimpleQueue[Any] = SimpleQueue()
-        actor = runner._ray.remote(_ScoringActor)  # noqa: SLF001 - the two are one: a scorer lives in its runner
-        self._actor = actor.options(num_cpus=0, num_gpus=1 if device == "cuda" else 0, max_restarts=0)
         self.count = 0
+        self._start = start
+        self._get = get
+        self._idle: SimpleQueue[Any] = SimpleQueue()
         for _ in range(count):
             self._add()
 
@@ -454,7 +487,7 @@ class RayScorer:
         for number in range(1, TRIES + 1):
             actor = self._idle.get()
             try:
-                opinions: list[Opinion | None] = self._runner._get(actor.score.remote(composed))  # noqa: SLF001
+                opinions = self._get(actor.score.remote(composed))
             except WorkerDiedError as death:
                 self.count -= 1
                 log.warning("%s: its scorer died (%s); scored again (%d of %d)", composed.shard, death, number, TRIES)
@@ -481,17 +514,7 @@ class RayScorer:
                 yield one, said.result()
 
     def _add(self) -> None:
-        """Start an actor and wait until it is ready."""
-        actor = self._actor.remote(self._runner._sight, self._run, self.device)  # noqa: SLF001
-        ready = actor.ready.remote()
-        done, _ = self._runner._ray.wait([ready], timeout=_READY_SECONDS)  # noqa: SLF001
-        if not done:
-            self._runner._ray.kill(actor)  # noqa: SLF001
-            raise BadRequest(
-                "no accelerator of the Ray cluster got free within five minutes; end what holds them, or give --device cpu"
-            )
-        self._runner._get(ready)  # noqa: SLF001
-        self._idle.put(actor)
+        self._idle.put(self._start())
         self.count += 1
 
     def _replace(self) -> None:
@@ -583,7 +606,7 @@ def _import_ray(runner: str) -> ModuleType:
     Raises:
         BadRequest: It is not installed.
     """
-    variables = {**_QUIET, **_PATIENT, **_NOTICE_LOST_MACHINES}
+    variables = {**_QUIET, **_STARTED_HERE, **_NOTICE_LOST_MACHINES}
     if runner == LOCAL and "RAY_AUTH_MODE" not in os.environ:  # nobody else on this machine may hand it work
         variables |= {**_LOOPBACK, "RAY_AUTH_TOKEN": _SECRET}
     for name, value in variables.items():

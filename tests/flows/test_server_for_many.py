@@ -120,16 +120,18 @@ class Server:
     def submit(self, **parameters: object) -> str:
         """Ask for a run of the deployment `build-hcoco`; return its id."""
         deployment = self.ask("deployments/name/build-hcoco/build-hcoco")["id"]
-        asked = {"parameters": {name: str(value) for name, value in parameters.items()}, "state": {"type": "SCHEDULED"}}
+        told = {name: str(value) if isinstance(value, Path) else value for name, value in parameters.items()}
+        asked = {"parameters": told, "state": {"type": "SCHEDULED"}}
         return str(self.ask(f"deployments/{deployment}/create_flow_run", asked)["id"])
 
-    def wait(self, *runs: str, until: Sequence[str] = ENDED, seconds: float = 240) -> list[dict[str, Any]]:
+    def wait(self, *runs: str, until: Sequence[str] = ENDED, seconds: float = 480) -> list[dict[str, Any]]:
         """Wait until all runs are in one of some states; return what the server says of them."""
-        end = time.monotonic() + seconds
+        end, found = time.monotonic() + seconds, []
         while True:
-            found = [self.ask(f"flow_runs/{run}") for run in runs]
-            if all(each["state_type"] in until for each in found):
-                return found
+            with suppress(OSError):  # it takes its time on a busy machine
+                found = [self.ask(f"flow_runs/{run}") for run in runs]
+                if all(each["state_type"] in until for each in found):
+                    return found
             assert time.monotonic() < end, [(each["state_type"], each["state"]["message"]) for each in found]
             time.sleep(0.5)
 
@@ -195,7 +197,7 @@ def test_two_workers_share_a_queue_and_one_of_them_may_die(server: Server, tmp_p
     source = tmp_path / "coco"
     write_coco(source)
     same = {"source": source, "output": tmp_path / "out", "gate": "off", "stages": "harmonization", "workers": 1}
-    long = {**same, "run": "long", "shard_size": 8, "variants": 60}
+    long = {**same, "run": "long", "shard_size": 8, "variants": 30}
     with worker(server, "one") as one, worker(server, "two") as two:
         both = [server.submit(**same, run=name, shard_size=8, variants=2) for name in ("a", "b")]
         server.wait(*both, until=("RUNNING", *ENDED))
@@ -216,7 +218,7 @@ def test_two_workers_share_a_queue_and_one_of_them_may_die(server: Server, tmp_p
         assert lost["state_type"] == "CRASHED", lost["state"]
         (again,) = server.wait(server.submit(**long))
         assert again["state_type"] == "COMPLETED", again["state"]
-    for name, variants in (("a", 2), ("b", 2), ("long", 60)):
+    for name, variants in (("a", 2), ("b", 2), ("long", 30)):
         layout = Layout(tmp_path / "out" / name)
         assert list(verify_run(layout)) == []
         assert differing(hashes(layout), hashes(build_in(source, tmp_path / f"{variants}", variants=variants))) == []
@@ -224,11 +226,12 @@ def test_two_workers_share_a_queue_and_one_of_them_may_die(server: Server, tmp_p
 
 def _first_to_end(server: Server, runs: Sequence[str]) -> dict[str, Any]:
     """Wait for the first of some runs to end; return what the server says of it."""
-    end = time.monotonic() + 240
+    end = time.monotonic() + 480
     while time.monotonic() < end:
         for flow_run in runs:
-            found: dict[str, Any] = server.ask(f"flow_runs/{flow_run}")
-            if found["state_type"] in ENDED:
-                return found
+            with suppress(OSError):
+                found: dict[str, Any] = server.ask(f"flow_runs/{flow_run}")
+                if found["state_type"] in ENDED:
+                    return found
         time.sleep(0.2)
     raise AssertionError("no run has ended")
