@@ -53,7 +53,7 @@ CLIENT: Final = "ray://"
 WORKERS_ENVIRONMENT: Final = dict(ONE_THREAD)
 """Variables of the workers, beside the place of the cache."""
 
-_QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "error"}
+_QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
 _STARTED_HERE: Final = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
 """A start takes 7 s, and longer than the 30 s that Ray grants on a machine with a load of 13 a core (both measured).
 
@@ -554,7 +554,7 @@ class _FailedStartTold:
 
 
 class _LostClusterTold:
-    """Turn the end of the cluster itself into a `BadRequest`."""
+    """Turn the end of the cluster itself, or one that starts no workers, into a `BadRequest`."""
 
     def __init__(self, address: str, ray: ModuleType) -> None:
         self._address = address
@@ -574,8 +574,8 @@ class _LostClusterTold:
         """
         if isinstance(error, self._errors) and not isinstance(error, self._passing):
             raise BadRequest(
-                f"the Ray cluster at {self._address} was lost ({_first_line(error)}); bring it up and run the same "
-                "command again: what is done stays"
+                f"the Ray cluster at {self._address} fails ({_first_line(error)}); see to it and run the same command "
+                "again: what is done stays"
             ) from None
 
 
