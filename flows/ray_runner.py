@@ -54,7 +54,7 @@ WORKERS_ENVIRONMENT: Final = dict(ONE_THREAD)
 """Variables of the workers, beside the place of the cache."""
 
 _QUIET: Final = {"RAY_USAGE_STATS_ENABLED": "0"}
-_STARTED_HERE: Final = {"RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
+_STARTED_HERE: Final = {"RAY_raylet_start_wait_time_s": "120", "RAY_worker_niceness": "0"}
 """A start takes 7 s, and longer than the 30 s that Ray grants on a machine with a load of 13 a core (both measured).
 
 Workers have the priority of the build, as those of the pool do, and not the niceness of 15 that Ray gives them.
