@@ -32,9 +32,9 @@ from prefect.tasks import Task
 from flows.artifacts import show_build
 from flows.errors import BadRequest, storage_errors_told
 from flows.make.plan import Planned, describe_plan, plan_run
-from flows.make.run import Finished, Scorer, finish_run, left_to_make, make_one, scorer_for
+from flows.make.run import Finished, Scores, finish_run, left_to_make, make_one
 from flows.make.shard import Done
-from flows.runners import LocalRunner, open_runner
+from flows.runners import Runner, open_runner, scorer_for
 from flows.settings import COCO_BASE, DEFAULT_FAMILIES, BuildSettings, parse_settings
 from flows.store.lock import only_build
 from flows.view.refresh import write_views
@@ -97,7 +97,7 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         max_side: Scale photographs down so that the longer side is at most this many pixels.
         seed: Seed of the plan: order, pairing and every drawn number.
         workers: Processes that make samples; the cores by default.
-        runner: Where shards are made: `local`.
+        runner: Where shards are made: `local`; `ray` on this machine; `ray://HOST:PORT` or HOST:PORT on many.
         device: Device of the learned parts.
         shard_size: Planned samples per shard; 1000, and 16 for `sample`.
         gate: Realism gate, which drops what looks grossly unnatural: `on` or `off`.
@@ -146,15 +146,15 @@ def refusing(work: Callable[Parameters, Result]) -> Callable[Parameters, Result]
 
 @task(task_run_name="plan", cache_policy=NO_CACHE, persist_result=False)
 @refusing
-def plan(settings: BuildSettings, runner: LocalRunner) -> Planned:
+def plan(settings: BuildSettings, runner: Runner) -> Planned:
     """Select, split and pair; write the plan, or read the one that is there."""
     return plan_run(settings, over=runner.map)
 
 
-def make_shards(planned: Planned, runner: LocalRunner) -> None:
+def make_shards(planned: Planned, runner: Runner) -> None:
     """Make the shards that are not done yet, as many at once as there are workers; report progress after each."""
     logger = get_run_logger()
-    left, scorer = left_to_make(planned.layout, planned.plan), scorer_for(planned)
+    left, scorer = left_to_make(planned.layout, planned.plan), scorer_for(planned, runner)
     total, began = sum(shard.planned for shard in left), time.monotonic()
     progress = cast(
         "UUID",
@@ -187,7 +187,7 @@ def make_shards(planned: Planned, runner: LocalRunner) -> None:
     retry_delay_seconds=2,
 )
 @refusing
-def make(runner: LocalRunner, run: Path, name: str, scorer: Scorer | None) -> Done:
+def make(runner: Runner, run: Path, name: str, scorer: Scores | None) -> Done:
     """Make one shard in a worker process; where there is an accelerator, score it in this one."""
     return make_one(runner.call, run, name, scorer=scorer)
 
@@ -205,7 +205,7 @@ def as_done(work: Task[Any, Done], arguments: Sequence[tuple[Any, ...]], *, at_o
 
 @task(task_run_name="finish", cache_policy=NO_CACHE, persist_result=False)
 @refusing
-def finish(planned: Planned, runner: LocalRunner) -> Finished:
+def finish(planned: Planned, runner: Runner) -> Finished:
     """Add up, prove that no photograph stands on two sides, write manifest and pages, and show them in Prefect."""
     finished = finish_run(planned.layout, planned.plan)
     views = write_views(planned.layout, planned=planned.plan.planned, over=runner.map)

@@ -364,9 +364,9 @@ def _shown_default(default: object) -> str:
 
 def _build(given: argparse.Namespace) -> int:
     from flows.make.plan import describe_plan, plan_run
-    from flows.make.run import finish_run, left_to_make, make_shards, scorer_for
+    from flows.make.run import finish_run, left_to_make, make_shards
     from flows.progress import show_progress, watching
-    from flows.runners import open_runner
+    from flows.runners import open_runner, scorer_for
     from flows.store.lock import only_build
     from flows.view.refresh import write_views
 
@@ -382,7 +382,7 @@ def _build(given: argparse.Namespace) -> int:
         with only_build(layout):
             left = left_to_make(layout, planned.plan)
             names = [shard.name for shard in left]
-            made = make_shards(runner.each, layout.run, names, scorer=scorer_for(planned))
+            made = make_shards(runner.each, layout.run, names, scorer=scorer_for(planned, runner))
             show_progress(made, total=sum(shard.planned for shard in left), quiet=given.json)
             finished = finish_run(layout, planned.plan)
             views = write_views(layout, planned=planned.plan.planned, over=runner.map)

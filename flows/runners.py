@@ -1,4 +1,4 @@
-"""Where shards are made, by name. `local`: threads that wait, a pool of processes that work.
+"""Where shards are made, by name. `local`: threads that wait, a pool of processes that work; `flows.ray_runner` the others.
 
 A worker that dies (killed, out of memory) breaks its pool; the pool is then built anew and whatever was under way is
 made again, from the plan, to the same bytes.
@@ -13,13 +13,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from loky.backend import get_context
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from flows.errors import BadRequest
+from flows.make.plan import Planned
+from flows.make.run import Scorer, Scores
 from flows.settings import BuildSettings
 
 Result = TypeVar("Result")
@@ -49,6 +52,34 @@ def _leave_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(ORPHAN_SECONDS)
     os._exit(1)
+
+
+class Runner(Protocol):
+    """What runs functions in workers, on this machine or on many; entered with `with`, safe to call from threads."""
+
+    @property
+    def workers(self) -> int:
+        """Return how many can work at once."""
+
+    def __enter__(self) -> Self:
+        """Return the runner itself."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the workers."""
+
+    def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Run one call in a worker and wait for it; begin it again where the worker dies."""
+
+    def map(self, function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+        """Yield the function's results in the order of the items, made a few items ahead of the reader."""
+
+    def each(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """Yield the results of calls, each given as (function, *arguments), in their order, a few calls ahead."""
+
+    def scorer(self, run: Path) -> Scores:
+        """Return what scores the shards of a run with an accelerator."""
 
 
 class LocalRunner:
@@ -111,6 +142,10 @@ class LocalRunner:
                 self._rebuild(generation)
                 yield self.call(*call)
 
+    def scorer(self, run: Path) -> Scorer:
+        """Return what scores the shards of a run on this machine's accelerator: this process."""
+        return Scorer(run, device="cuda")
+
     def _submit(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[Future[Result], int]:
         with self._lock:
             if self._pool is None:
@@ -138,6 +173,19 @@ class LocalRunner:
                     pool.shutdown(wait=False, kill_workers=True)
 
 
-def open_runner(settings: BuildSettings) -> LocalRunner:
-    """Return the runner that the settings name."""
-    return LocalRunner(settings.processes)
+def open_runner(settings: BuildSettings) -> Runner:
+    """Return the runner that the settings name.
+
+    Raises:
+        BadRequest: It needs Ray, which is not installed.
+    """
+    if settings.runner == "local":
+        return LocalRunner(settings.processes)
+    from flows.ray_runner import RayRunner  # noqa: PLC0415 - for those who ask for it
+
+    return RayRunner(settings)
+
+
+def scorer_for(planned: Planned, runner: Runner) -> Scores | None:
+    """Return the scorer of a build that has an accelerator; None where the workers score, or nobody does."""
+    return runner.scorer(planned.layout.run) if planned.device == "cuda" else None

@@ -44,6 +44,7 @@ LEAST_WEIGHT, MOST_WEIGHT = 1e-6, 1e6
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_RUNNER = re.compile(r"local|ray|(?:ray://)?[A-Za-z0-9][A-Za-z0-9._-]{0,252}:[0-9]{1,5}")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -134,7 +135,11 @@ class BuildSettings(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the plan: order, pairing and every drawn number.")
     workers: int | None = Field(None, ge=1, le=1024, description="Processes that make samples; the cores by default.")
-    runner: Literal["local"] = Field("local", description="Where shards are made: `local`.")
+    runner: str = Field(
+        "local",
+        description="Where shards are made: `local`; with the extra `ray` also `ray` (a Ray cluster of this machine), "
+        "`ray://HOST:PORT` (one of many machines), or HOST:PORT (the same, from one of its machines).",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Device of the learned parts.")
     shard_size: int | None = Field(
         None,
@@ -208,6 +213,13 @@ class BuildSettings(BaseModel):
         *("source", "images", "annotations", "output", "exclude_ids", "gate_checkpoint", "fusion_checkpoint")
     )(check_path)
     _check_run = field_validator("run")(check_name)
+
+    @field_validator("runner")
+    @classmethod
+    def _check_runner(cls, runner: str) -> str:
+        if not _RUNNER.fullmatch(runner):
+            raise ValueError("give `local`, `ray`, `ray://HOST:PORT` or HOST:PORT")
+        return runner
 
     @property
     def planned_per_shard(self) -> int:

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from flows.coco.select import split_of
 from flows.errors import BadRequest
 from flows.make.judge import Opinion
-from flows.make.plan import Plan, Planned, ShardPlan, check_code
+from flows.make.plan import Plan, ShardPlan, check_code
 from flows.make.plan_fusion import ROLES
 from flows.make.shard import Composed, Done, compose_shard, make_shard, read_done, score_shard, write_shard
 from flows.store.index import read_index
@@ -46,13 +46,24 @@ class Scorer:
         with self._lock:
             return score_shard(self._run, composed, device=self.device)
 
+    def each(self, shards: Iterable[Composed]) -> Iterator[tuple[Composed, list[Opinion | None]]]:
+        """Yield shards with what was said of them, in their order."""
+        return ((one, self.score(one)) for one in shards)
 
-def scorer_for(planned: Planned) -> Scorer | None:
-    """Return the scorer of a build that has an accelerator; None where the workers score, or nobody does."""
-    return Scorer(planned.layout.run, device=planned.device) if planned.device == "cuda" else None
+
+class Scores(Protocol):
+    """What scores shards: `Scorer`, or several of them at once."""
+
+    device: str
+
+    def score(self, composed: Composed) -> list[Opinion | None]:
+        """Score a shard; safe to call from several threads."""
+
+    def each(self, shards: Iterable[Composed]) -> Iterator[tuple[Composed, list[Opinion | None]]]:
+        """Yield shards with what was said of them, in their order."""
 
 
-def make_one(call: Callable[..., Any], run: Path, name: str, *, scorer: Scorer | None = None) -> Done:
+def make_one(call: Callable[..., Any], run: Path, name: str, *, scorer: Scores | None = None) -> Done:
     """Make one shard.
 
     Args:
@@ -74,7 +85,7 @@ def make_shards(
     run: Path,
     names: Sequence[str],
     *,
-    scorer: Scorer | None = None,
+    scorer: Scores | None = None,
 ) -> Iterator[Done]:
     """Make shards and yield their markers, in the order of the names.
 
@@ -87,7 +98,7 @@ def make_shards(
     if scorer is None:
         return each((make_shard, run, name) for name in names)
     composed: Iterator[Composed] = each((compose_shard, run, name) for name in names)
-    return each((write_shard, run, one, scorer.score(one), scorer.device) for one in composed)
+    return each((write_shard, run, one, said, scorer.device) for one, said in scorer.each(composed))
 
 
 @dataclass(frozen=True)

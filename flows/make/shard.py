@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,8 +103,14 @@ class Composed:
                 path.unlink(missing_ok=True)
 
 
-def make_shard(run: Path, name: str) -> Done:
+def make_shard(run: Path, name: str, *, seen: Callable[[], None] | None = None) -> Done:
     """Make the shard `name` of the plan in `run`, or return its marker where it is done.
+
+    Args:
+        run: Folder of the run.
+        name: Of the shard.
+        seen: Called when all photographs were read and nothing is written yet; raises where what was read is not to
+            be believed.
 
     Raises:
         BadRequest: The plan or the run's checkpoint is damaged.
@@ -113,7 +119,14 @@ def make_shard(run: Path, name: str) -> Done:
     if (done := read_done(Layout(run), name)) is not None:
         return done
     composed = compose_shard(run, name)
-    return write_shard(run, composed, score_shard(run, composed, device="cpu"), "cpu")
+    opinions = score_shard(run, composed, device="cpu")
+    if seen is not None:
+        try:
+            seen()
+        except BaseException:
+            composed.discard()
+            raise
+    return write_shard(run, composed, opinions, "cpu")
 
 
 def compose_shard(run: Path, name: str) -> Composed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from flows.build_hcoco import build_hcoco
 from flows.make.verify import verify_run
 from flows.store.layout import Layout
+from tests.flows.make.building import differing, hashes
 from tests.flows.make.gating import save_untrained
 
 
@@ -117,8 +119,18 @@ def test_a_shard_that_cannot_be_written_fails_in_one_line(
     def full(*_arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "shard.tar")
 
-    monkeypatch.setattr("flows.build_hcoco.LocalRunner.call", full)
+    monkeypatch.setattr("flows.runners.LocalRunner.call", full)
     state = build_hcoco(source=str(tiny_coco), output=str(tmp_path), workers=1, gate="off", return_state=True)
     assert state.is_failed()
     assert "the disk is full" in str(state.message)
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra `ray` is not installed")
+def test_the_flow_on_ray_makes_the_same_bytes(built: dict[str, Any], tiny_coco: Path, tmp_path: Path) -> None:
+    """The flow with `runner=ray`, its tasks waiting for Ray's workers, writes the same shards as with its own pool."""
+    checkpoint = Path(built["run"]).parent.parent / "mine.pt"
+    given = {"output": str(tmp_path), "workers": 2, "shard_size": 8, "gate_checkpoint": str(checkpoint)}
+    outcome: dict[str, Any] = build_hcoco(source=str(tiny_coco), runner="ray", **given)
+    assert differing(hashes(Layout(Path(outcome["run"]))), hashes(Layout(Path(built["run"])))) == []
