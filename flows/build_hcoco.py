@@ -123,7 +123,7 @@ def _build(settings: BuildSettings) -> Finished:
             logger.info(line)
         if planned.warning:
             logger.warning(planned.warning)
-        with only_build(planned.layout):
+        with only_build(planned.layout), runner:  # no worker writes once the lock is given back
             make_shards(planned, runner)
             return finish.submit(planned, runner).result()
 

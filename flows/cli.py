@@ -9,9 +9,12 @@ import argparse
 import json
 import math
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from flows.errors import BadRequest, storage_errors_told
@@ -28,7 +31,6 @@ if TYPE_CHECKING:
 DONE: Final = 0
 DAMAGE: Final = 1
 BAD_REQUEST: Final = 2
-STOPPED: Final = 130
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     work: Callable[[argparse.Namespace], int] = given.work
     try:
-        with storage_errors_told():
+        with stopping_on_signals() as stopped, storage_errors_told():
             return work(given)
     except BadRequest as request:
         print(f"hcoco {given.command}: {request}", file=sys.stderr)
@@ -66,7 +68,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DAMAGE
     except KeyboardInterrupt:
         print(f"hcoco {given.command}: stopped; run the same command again to go on", file=sys.stderr)
-        return STOPPED
+        return 128 + (stopped[0] if stopped else signal.SIGINT)
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[list[int]]:
+    """Let Ctrl-C and SIGTERM interrupt the work, which then cleans up after itself; a second one ends it at once.
+
+    Ending at once is safe, as a kill is: it costs the shards under way, and the next build sweeps their remains.
+
+    Yields:
+        The signals that came, in their order.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number, handler in before.items() if handler is not signal.SIG_IGN]  # as `nohup` wants it
+    for number in heard:
+        signal.signal(number, interrupt)
+    try:
+        yield came
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 class _Parser(argparse.ArgumentParser):
@@ -379,7 +409,7 @@ def _build(given: argparse.Namespace) -> int:
             print("\n".join(describe_plan(planned)))
         if planned.warning:
             print(f"hcoco build: {planned.warning}", file=sys.stderr)
-        with only_build(layout):
+        with only_build(layout), runner:  # no worker writes once the lock is given back
             left = left_to_make(layout, planned.plan)
             names = [shard.name for shard in left]
             made = make_shards(runner.each, layout.run, names, scorer=scorer_for(planned, runner))
@@ -743,7 +773,7 @@ def _repair(given: argparse.Namespace) -> int:
     from flows.view.refresh import refresh_views
 
     layout, mended = open_run(given.run), []
-    with LocalRunner(given.workers or usable_cores()) as runner, only_build(layout):
+    with only_build(layout), LocalRunner(given.workers or usable_cores()) as runner:
         for each in repair_run(layout, over=runner.map):
             mended.append(each)
             if not given.json:
@@ -843,9 +873,9 @@ def _gallery(given: argparse.Namespace) -> int:
 
     layout = open_run(given.run)
     with (
+        only_build(layout),
         LocalRunner(given.workers or usable_cores()) as runner,
         watching(quiet=given.json) as watch,
-        only_build(layout),
     ):
         written = write_gallery(layout, over=runner.map, side=given.side, watch=watch)
         link_pages(layout)

@@ -7,18 +7,20 @@ made again, from the plan, to the same bytes.
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from loky.backend import get_context
-from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
 
 from flows.errors import BadRequest
 from flows.make.plan import Planned
@@ -35,14 +37,16 @@ ONE_THREAD: Final = dict.fromkeys(
 )
 """Sums over several threads differ in their last bits from machine to machine; and processes are parallel enough."""
 
-
 ORPHAN_SECONDS: Final = 0.25
 """How long a worker may outlive the process that started it."""
+
+_STOPPED: Final = "stopped; run the same command again to go on"
 
 
 def _prepare_worker(parent: int) -> None:
     import cv2  # noqa: PLC0415 - in the worker, not where the pool is made
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal; the build answers it
     cv2.setNumThreads(1)
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
 
@@ -82,12 +86,29 @@ class Runner(Protocol):
         """Return what scores the shards of a run with an accelerator."""
 
 
+def _check_handles(workers: int) -> None:
+    """Raise the system's own error where a pool of so many would run out of file handles, which hides it in another."""
+    with ExitStack() as held:
+        for _ in range(12 + 3 * workers):  # queues and wake-up calls; of each worker a pipe, a sentinel, one to spare
+            held.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+
+
+def _hush_tracker() -> None:
+    """Keep the process that tidies up after the pool from warning, beside our one line, of what a stop left to it."""
+    heard = [part for part in os.environ.get("PYTHONWARNINGS", "").split(",") if part]
+    os.environ["PYTHONWARNINGS"] = ",".join(dict.fromkeys([*heard, "ignore:resource_tracker:UserWarning"]))
+
+
 class LocalRunner:
-    """Run functions in a pool of processes; survive the death of any of them. Safe to call from several threads."""
+    """Run functions in a pool of processes; survive the death of any of them. Safe to call from several threads.
+
+    Leaving it ends the processes for good. It may be left twice: once while a lock is held under which they wrote.
+    """
 
     def __init__(self, workers: int) -> None:
         """Make a runner of so many processes; they start when the first work comes."""
         self.workers = workers
+        self._left = False
         self._lock = threading.Lock()
         self._pool: ProcessPoolExecutor | None = None
         self._generation = 0
@@ -99,8 +120,9 @@ class LocalRunner:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop the processes; at once where an error passes."""
+        """Stop the processes; at once where an error passes, whatever other threads wait for."""
         with self._lock:
+            self._left = True
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, kill_workers=kind is not None)
@@ -109,7 +131,7 @@ class LocalRunner:
         """Run one call in a worker and wait for it; begin it again where the worker dies.
 
         Raises:
-            BadRequest: Workers died under it again and again.
+            BadRequest: Workers died under it again and again, or another thread stopped the runner.
         """
         for _ in range(TRIES):
             future, generation = self._submit(function, arguments)
@@ -117,6 +139,8 @@ class LocalRunner:
                 return future.result()
             except BrokenProcessPool:
                 self._rebuild(generation)
+            except ShutdownExecutorError:
+                raise BadRequest(_STOPPED) from None
         raise BadRequest(
             f"worker processes died {TRIES} times over {function.__name__}{arguments}; most often memory runs out: "
             "use fewer --workers or a smaller --max-side"
@@ -148,7 +172,11 @@ class LocalRunner:
 
     def _submit(self, function: Callable[..., Result], arguments: tuple[Any, ...]) -> tuple[Future[Result], int]:
         with self._lock:
+            if self._left:  # a thread whose worker was stopped must not start a new one
+                raise BadRequest(_STOPPED)
             if self._pool is None:
+                _check_handles(self.workers)
+                _hush_tracker()
                 self._pool = ProcessPoolExecutor(
                     max_workers=self.workers,
                     initializer=_prepare_worker,

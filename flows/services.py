@@ -31,6 +31,8 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -48,6 +50,12 @@ MARKER: Final = "HCOCO_SERVICES"
 LAST_RUN: Final = "HCOCO_LAST_RUN"
 """Environment variable of a flow run: the file where it leaves the folder of the run that it made."""
 
+HEARTBEAT_SECONDS: Final = 30
+"""Time between two signs of life of a flow run; Prefect allows no shorter one."""
+
+SILENT_SECONDS: Final = 90
+"""Silence after which a flow run is taken for lost: three signs of life, so that a busy machine is not mistaken."""
+
 _PORTS_TRIED = 50
 _SERVER_SECONDS = 180.0  # a first start migrates the database: 14 s measured on two cores, more on a loaded machine
 _WORKER_SECONDS = 90.0
@@ -56,6 +64,10 @@ _LOCK_SECONDS = 300.0
 _STOP_SECONDS = 10.0
 _WORKER_STOP_SECONDS = 4.0  # with a run just ended it drains for 30 s more (measured), and has nothing left to say
 _EVENT_SECONDS = 1.0  # for a `--watch` in another terminal to hear from the server how its run ended
+_ANSWER_SECONDS = 10.0
+_SLOW_ANSWER_SECONDS = 60.0  # of a server that has just started, where much else runs
+_BUSY_TRIES = 10
+_BUSY_SECONDS = 1.0
 _LOG_BYTES = 5_000_000
 
 _LAUNCH = """
@@ -197,6 +209,7 @@ def _with_worker_and_deployments(now: Services, begun: list[Process]) -> Service
             _write_state(now)
             _wait_for_worker(now, since=since)
         if deploying is not None:
+            _watch_for_lost_runs(now)
             _wait_for_deployment(now.root, deploying)
             now = replace(now, deployed=code)
     finally:
@@ -238,6 +251,7 @@ def service_environment(root: Path, *, port: int) -> dict[str, str]:
         "PREFECT_CLI_COLORS": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
         "PREFECT_WORKER_QUERY_SECONDS": "2",  # 5.6 s instead of 17 s from submit to finish of a trivial run (measured)
     }
 
@@ -390,13 +404,37 @@ def _wait_until_gone(processes: Sequence[Process], *, seconds: float) -> bool:
 # ---------------------------------------------------------------------------------------------- the server's API
 
 
-def _request(url: str, *, body: Mapping[str, Any] | None = None) -> Any:
-    """Ask our server over HTTP, never through a proxy; return the decoded JSON, raise `OSError` where it fails."""
+@contextlib.contextmanager
+def _answer_expected() -> Iterator[None]:
+    """Turn the silence of a server that is up into a `BadRequest`."""
+    try:
+        yield
+    except (urllib.error.URLError, TimeoutError) as error:
+        raise BadRequest(f"the Prefect server does not answer as it should ({error}); run `hcoco up` again") from None
+
+
+def _request(
+    url: str, *, body: Mapping[str, Any] | None = None, method: str | None = None, seconds: float = _ANSWER_SECONDS
+) -> Any:
+    """Ask our server over HTTP, never through a proxy; return the decoded JSON, raise `OSError` where it fails.
+
+    A server that says that it is busy (503: its database is locked by other writers) is asked again, as Prefect's own
+    client does.
+    """
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"})  # noqa: S310 - our own http address
+    request = urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}, method=method)  # noqa: S310 - our own http address
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=10) as answer:
-        return json.load(answer)
+    for left in reversed(range(_BUSY_TRIES)):
+        try:
+            with opener.open(request, timeout=seconds) as answer:
+                said = answer.read()
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != HTTPStatus.SERVICE_UNAVAILABLE or not left:
+                raise
+            error.close()
+            time.sleep(_BUSY_SECONDS)
+    return json.loads(said) if said else None  # 204: done, and nothing to say
 
 
 def _answers_in_time(now: Services) -> bool:
@@ -414,7 +452,7 @@ def _answers_in_time(now: Services) -> bool:
 def _make_pool(now: Services) -> None:
     """Create the work pool where it is missing; the worker fills in the job template of its type."""
     try:
-        _request(f"{now.api_url}/work_pools/", body={"name": POOL, "type": "process"})
+        _request(f"{now.api_url}/work_pools/", body={"name": POOL, "type": "process"}, seconds=_SLOW_ANSWER_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code != 409:  # conflict: the pool exists, with whatever limits the user gave it
             raise
@@ -439,6 +477,48 @@ def _close_lost_runs(now: Services) -> int:
     return len(lost)
 
 
+def lost_runs_automation() -> dict[str, Any]:
+    """Return the automation that marks a run Crashed when it falls silent: its machine died, and nobody else tells."""
+    ends = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
+    beat = "prefect.flow-run.heartbeat"
+    return {
+        "name": "hcoco: lost runs are Crashed",
+        "description": "Made by `hcoco up`. What such a run had made stays; run the same again to go on.",
+        "trigger": {
+            "type": "event",
+            "posture": "Proactive",
+            "match": {"prefect.resource.id": "prefect.flow-run.*"},
+            "for_each": ["prefect.resource.id"],
+            "after": [beat],
+            "expect": [beat, *ends],
+            "threshold": 1,
+            "within": SILENT_SECONDS,
+        },
+        "actions": [
+            {
+                "type": "change-flow-run-state",
+                "state": "CRASHED",
+                "message": f"No sign of life for {SILENT_SECONDS} s: its machine or its processes died. "
+                "Run the same again to go on.",
+            }
+        ],
+    }
+
+
+def _watch_for_lost_runs(now: Services) -> None:
+    """Create the automation where it is missing, else bring it up to date; one that the user switched off stays off."""
+    wanted = lost_runs_automation()
+    named = {"automations": {"name": {"any_": [wanted["name"]]}}}
+    ask = partial(_request, seconds=_SLOW_ANSWER_SECONDS)
+    with _answer_expected():
+        found = ask(f"{now.api_url}/automations/filter", body=named)
+        if not found:
+            ask(f"{now.api_url}/automations/", body=wanted)
+        for one in found:
+            body = {**wanted, "enabled": one["enabled"]}
+            ask(f"{now.api_url}/automations/{one['id']}", body=body, method="PUT")
+
+
 def _wait_for_worker(now: Services, *, since: float) -> None:
     """Wait until the worker has reported to the pool."""
     end = time.monotonic() + _WORKER_SECONDS
@@ -454,7 +534,8 @@ def _wait_for_worker(now: Services, *, since: float) -> None:
 
 def _deploy(now: Services) -> subprocess.Popen[bytes]:
     """Begin to deploy what prefect.yaml lists; runs then execute in the project's folder."""
-    _make_pool(now)
+    with _answer_expected():
+        _make_pool(now)
     log = now.root / HOME / "logs" / "deploy.log"
     with log.open("wb") as written:
         return subprocess.Popen(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows.errors import BadRequest
@@ -22,7 +22,12 @@ def only_build(layout: Layout) -> Iterator[None]:
     with holding(layout.lock, busy=f"another build is at work in {layout.run}; wait for it, or choose another --run"):
         settle(layout)
         _sweep(layout)
-        yield
+        try:
+            yield
+        except BaseException:
+            with suppress(OSError):  # on a disk that failed, the failure is what counts; the next build sweeps
+                _sweep(layout)
+            raise
         _sweep(layout)  # workers that died on the way leave something too
 
 

@@ -119,6 +119,25 @@ def test_an_error_stops_the_workers_at_once() -> None:
     _wait_until_gone(pid)  # type: ignore[arg-type]
 
 
+def test_threads_that_wait_hear_of_the_stop_and_begin_nothing(tmp_path: Path) -> None:
+    """Left by an error, a runner ends what other threads wait for; none of them starts a worker again."""
+    runner = LocalRunner(1)
+
+    def fail_when_begun() -> None:
+        while not (tmp_path / "a").exists():
+            time.sleep(0.02)
+        raise RuntimeError("enough")
+
+    with ThreadPoolExecutor(2) as threads:
+        waiting = [threads.submit(runner.call, deeds.sleep_long, tmp_path / name) for name in "ab"]
+        with pytest.raises(RuntimeError, match="enough"), runner, runner:
+            fail_when_begun()
+        for each in waiting:
+            with pytest.raises(BadRequest, match="stopped; run the same command again"):
+                each.result(timeout=10)
+    assert runner._pool is None
+
+
 def _wait_until_gone(pid: int) -> None:
     for _ in range(100):
         try:

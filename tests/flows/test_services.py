@@ -51,11 +51,19 @@ def write_state(root: Path, **changes: Any) -> None:
 
 
 @contextmanager
-def healthy_server() -> Iterator[int]:
-    """Answer `true` to every request, as a healthy server does to the one for its health; yield the port."""
+def healthy_server(*, busy: int = 0) -> Iterator[int]:
+    """Answer `true` to every request, as a healthy server does to the one for its health; yield the port.
+
+    Args:
+        busy: Requests that are turned away before, as by a server whose database is locked.
+    """
+    turned_away = iter(range(busy))
 
     class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if next(turned_away, None) is not None:
+                self.send_error(503)
+                return
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"true")
@@ -270,6 +278,30 @@ def test_a_proxy_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     """Our own address is added to the hosts that are asked directly, and the user's are kept."""
     monkeypatch.setenv("no_proxy", "intranet")
     assert service_environment(tmp_path, port=4217)["no_proxy"] == "intranet,127.0.0.1,localhost"
+
+
+def test_flow_runs_give_signs_of_life(tmp_path: Path) -> None:
+    """Prefect accepts the automation that misses them, which waits for more than two of them."""
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    ours = AutomationCore.model_validate(services.lost_runs_automation())
+    assert isinstance(ours.trigger, EventTrigger)
+    assert ours.trigger.posture is Posture.Proactive
+    between = int(service_environment(tmp_path, port=4217)["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+    assert ours.trigger.within.total_seconds() > 2 * between
+
+
+@pytest.mark.parametrize(("busy", "answers"), [(2, True), (3, False)])
+def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch, busy: int, answers: bool) -> None:  # noqa: FBT001
+    """A database that other writers hold is no reason to give up at once, nor to ask for ever."""
+    monkeypatch.setattr(services, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(services, "_BUSY_TRIES", 3)
+    with healthy_server(busy=busy) as port:
+        if answers:
+            assert services._request(f"http://127.0.0.1:{port}/") is True
+        else:
+            with pytest.raises(OSError, match="503"):
+                services._request(f"http://127.0.0.1:{port}/")
 
 
 def test_the_deployed_code_changes_with_the_flow(tmp_path: Path) -> None:

@@ -21,6 +21,12 @@ def late_square(number: int) -> int:
     return number * number
 
 
+def sleep_long(marker: Path) -> None:
+    """Say that this has begun, and take a minute."""
+    marker.touch()
+    time.sleep(60)
+
+
 def refuse(word: str) -> None:
     """Raise a `BadRequest`."""
     raise BadRequest(f"no {word}")

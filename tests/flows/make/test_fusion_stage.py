@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ from flows.store.record import FIELDS
 from realism.fusion_checkpoint import load_fusion
 from tests.conftest import save_instances, write_coco
 from tests.flows.make.building import build_in, differing, hashes, make_left, plan_in, rows_of, settings_for
-from tests.flows.make.forging import Sample, forge, record_in, with_member, with_record
+from tests.flows.make.forging import Sample, flip, forge, record_in, with_member, with_record
 from tests.flows.make.fusing import SHAPE, Grey, fusing, save_untrained
 from tests.flows.make.gating import save_untrained as save_gate
 
@@ -361,6 +363,60 @@ def test_a_lost_shard_is_repaired_to_the_same_bytes(copied: Layout, fusion_run: 
         mended = list(repair_run(copied))
     assert [(each.what, each.how) for each in mended] == [(shard.name, "remade")]
     assert differing(hashes(copied), hashes(fusion_run)) == []
+
+
+@pytest.fixture(scope="module")
+def both_stages(many_coco: Path, fuser: Path, tmp_path_factory: pytest.TempPathFactory) -> Layout:
+    """Return a run of both stages that was planned and made at once; do not write into it."""
+    return build_in(many_coco, tmp_path_factory.mktemp("both"), **of_both(fuser, samples=8, variants=2))
+
+
+def of_both(fuser: Path, **more: Any) -> dict[str, Any]:
+    """Return settings of a build of both stages."""
+    return fusing(fuser, stages="harmonization,fusion", shard_size=3, **more)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [lambda path: os.truncate(path, path.stat().st_size // 2), lambda path: flip(path, 700)],
+    ids=["cut", "flipped"],
+)
+@pytest.mark.parametrize("tars", ["fusion/*", "rejected/fusion-*", "shards/*"])
+def test_only_the_damaged_shard_of_a_stage_is_made_again(
+    both_stages: Layout, tmp_path: Path, tars: str, harm: Callable[[Path], None]
+) -> None:
+    """Found by `verify`, mended by `repair` to the same bytes; of the other shards, whatever stage, no file is touched."""
+    shutil.copytree(both_stages.run, tmp_path / "run")
+    layout = Layout(tmp_path / "run")
+    with only_build(layout):
+        decide(layout, Named(ban=frozenset({min(row["key"] for row in rows_of(layout) if row["stage"] == "fusion")})))
+    whole, tar = hashes(layout), min(layout.run.glob(tars))
+    name = f"fusion-{tar.stem}" if tar.parent.name == "fusion" else tar.stem
+    others = [path for path in layout.run.rglob("*-*.*") if path.stem not in {name, name.removeprefix("fusion-")}]
+    before = {path: path.stat().st_mtime_ns for path in others}
+    harm(tar)
+    assert layout.relative(tar) in {problem.path for problem in problems_of(layout)}
+    with only_build(layout):
+        mended = list(repair_run(layout))
+    assert [(each.what, each.how) for each in mended] == [(name, "remade")]
+    assert differing(hashes(layout), whole) == []
+    assert problems_of(layout) == []
+    assert {path: path.stat().st_mtime_ns for path in others} == before
+
+
+def test_both_stages_are_extended_without_touching_a_byte(
+    many_coco: Path, fuser: Path, both_stages: Layout, tmp_path: Path
+) -> None:
+    """By samples, then by variants: every shard that was there keeps its bytes, and the samples are those of one plan."""
+    before: dict[str, str] = {}
+    for size in ({"samples": 3}, {"samples": 4}, {"samples": 8, "variants": 2}):
+        layout = build_in(many_coco, tmp_path, **of_both(fuser, **size))
+        after = {path: digest for path, digest in hashes(layout).items() if path != "manifest.json"}
+        assert before.items() < after.items()
+        assert problems_of(layout) == []
+        before = after
+    assert read_manifest(layout)["counts"]["by_stage"] == read_manifest(both_stages)["counts"]["by_stage"]
+    assert [row["key"] for row in rows_of(layout)] == [row["key"] for row in rows_of(both_stages)]
 
 
 def test_a_ban_moves_a_sample(copied: Layout) -> None:
