@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from flows.errors import BadRequest
-from flows.store.layout import FUSION, Layout
+from flows.store.layout import Layout, stage_of
 
 _OBJECTS: Final = ("counts", "selection", "settings", "code")
 
@@ -42,8 +42,7 @@ def make_manifest(
         planned += marker["planned"]
         kept += marker["kept"]
         rejected += marker["rejected"]
-        stage = FUSION if marker["shard"].startswith(f"{FUSION}-") else "harmonization"
-        here = by_stage.setdefault(stage, Counter())
+        here = by_stage.setdefault(stage_of(marker["shard"]), Counter())
         here.update({name: marker[name] for name in ("planned", "kept", "rejected")})
         by_reason.update(marker["by_reason"])
         for family, counts in marker["by_family"].items():
