@@ -87,7 +87,7 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         coco_base: Address that `coco:...` sources are fetched from.
         output: Folder that holds the runs.
         run: Name of this run's folder; by default the source and 8 hex digits of the settings.
-        stages: What to make: `harmonization` triplets, `fusion` triplets, or both.
+        stages: What to make: `harmonization` triplets, `fusion` triplets, `copypaste` pairs, or several of them.
         samples: Upper bound of planned edits of a stage; all where not given.
         variants: Edits per subject, each with another reference or in another place.
         families: Colour-transfer families and their weights.

@@ -11,8 +11,8 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -244,27 +244,92 @@ def _add_trainings(command: Callable[..., argparse.ArgumentParser]) -> None:
     _add_settings(train, model=TrainFusionSettings)
     teach = command("self-teach", _self_teach, "train the first fusion network and those that learn from its pictures")
     _add_settings(teach, model=SelfTeachSettings)
-    evaluate = command("evaluate", _evaluate, "compare ways of composing on held-out compositions")
-    evaluate.add_argument("what", choices=("fusion",), help="what is compared")
-    evaluate.add_argument(
+    _add_evaluations(command)
+    _add_harmonizers(command)
+    for sub in (realism, train, teach):
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_evaluations(command: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add what `hcoco evaluate` compares: fusion, harmonization, worth."""
+    evaluate = command("evaluate", _evaluate_fusion, "compare networks and baselines on what they did not learn from")
+    kinds = evaluate.add_subparsers(dest="what", metavar="WHAT", required=True)
+
+    def kind(name: str, work: Callable[[argparse.Namespace], int], summary: str) -> argparse.ArgumentParser:
+        sub = kinds.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(work=work)
+        sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="Default: auto.")
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+        return sub
+
+    fusion = kind("fusion", _evaluate_fusion, "compare ways of composing on held-out compositions")
+    fusion.add_argument(
         "run", metavar="RUN", type=Path, nargs="?", help="folder of a run whose val and test samples are taken"
     )
-    evaluate.add_argument("--source", help="photographs to draw compositions from instead, as of a build")
-    evaluate.add_argument("--photos", metavar="FOLDER", type=Path, help="more backgrounds, with --source")
-    evaluate.add_argument(
+    fusion.add_argument("--source", help="photographs to draw compositions from instead, as of a build")
+    fusion.add_argument("--photos", metavar="FOLDER", type=Path, help="more backgrounds, with --source")
+    fusion.add_argument(
         "--network",
         metavar="NAME=FILE",
         action="append",
         default=[],
         help="a checkpoint to compare; may be given again; the first makes the hard compositions of a --source",
     )
-    evaluate.add_argument("--count", type=_count, default=64, help="compositions of a kind, at most. Default: 64.")
-    evaluate.add_argument("--seed", type=int, default=1, help="of the compositions of a --source. Default: 1.")
-    evaluate.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="Default: auto.")
-    evaluate.add_argument("--page", metavar="FILE", type=Path, help="write a page with tables and pictures (.html)")
-    _add_harmonizers(command)
-    for sub in (realism, train, teach, evaluate):
-        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+    fusion.add_argument("--count", type=_count, default=64, help="compositions of a kind, at most. Default: 64.")
+    fusion.add_argument("--seed", type=int, default=1, help="of the compositions of a --source. Default: 1.")
+    harmonization = kind(
+        "harmonization", _evaluate_harmonization, "compare harmonizers by four conventions, on held-out composites"
+    )
+    harmonization.add_argument(
+        "place",
+        metavar="RUN|FOLDER|LIST",
+        type=Path,
+        help="a run; or a folder in iHarmony4's layout; or a list of composites (.txt)",
+    )
+    harmonization.add_argument(
+        "--harmonizer",
+        metavar="NAME=FILE",
+        action="append",
+        default=[],
+        help="a trained harmonizer to compare with the baselines; may be given again",
+    )
+    harmonization.add_argument(
+        "--split", choices=("train", "val", "test"), default="test", help="of a run. Default: test."
+    )
+    harmonization.add_argument("--seed", type=_seed, default=0, help="of the bootstrap. Default: 0.")
+    harmonization.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
+    harmonization.add_argument(
+        "--output", metavar="FILE", type=Path, help="write the figures of every sample and method (.csv)"
+    )
+    worth = kind("worth", _evaluate_worth, "train a small network with and without parts of the pipeline, and compare")
+    worth.add_argument(
+        "runs", metavar="RUN", type=Path, nargs="*", help="finished runs to learn from and to measure on"
+    )
+    worth.add_argument("--source", help="build the two runs that all questions need from these photographs instead")
+    worth.add_argument(
+        "--planned", type=_count, default=6000, help="samples of a stage that --source plans. Default: 6000."
+    )
+    worth.add_argument(
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        default=Path("output/worth"),
+        help="where everything is kept; the same command goes on there. Default: output/worth.",
+    )
+    worth.add_argument(
+        "--samples", type=_count, help="that every arm learns from, at most; as the smallest has by default"
+    )
+    worth.add_argument("--steps", type=_count, default=3000, help="of each training. Default: 3000.")
+    worth.add_argument("--seeds", type=_count, default=3, help="trainings of each arm. Default: 3.")
+    for sub in (fusion, harmonization):
+        sub.add_argument("--page", metavar="FILE", type=Path, help="write a page with tables and pictures (.html)")
+
+
+def _seed(text: str) -> int:
+    """Read a seed."""
+    if not text.isascii() or not text.isdigit() or int(text[:20]) >= 2**63:
+        raise argparse.ArgumentTypeError(f"must be 0 to 2^63 - 1, got {text!r}")
+    return int(text)
 
 
 def _add_harmonizers(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -419,7 +484,7 @@ def _build(given: argparse.Namespace) -> int:
     if given.json:
         print(json.dumps({"run": str(layout.run), "report": str(views.report), **finished.manifest["counts"]}))
     else:
-        kept = [folder for name in ("shards", "fusion") if (folder := layout.run / name).is_dir()]
+        kept = [folder for name in ("shards", "fusion", "copypaste") if (folder := layout.run / name).is_dir()]
         print(
             "\n".join([finished.summary, *(f"{folder.name}: {folder}" for folder in kept), f"report: {views.report}"])
         )
@@ -591,7 +656,7 @@ def _write_comparison(path: Path, comparison: Comparison, *, title: str) -> Path
     )
 
 
-def _evaluate(given: argparse.Namespace) -> int:
+def _evaluate_fusion(given: argparse.Namespace) -> int:
     from flows.coco.sources import open_source
     from flows.make.evaluate_fusion import (
         cases_of_run,
@@ -622,6 +687,80 @@ def _evaluate(given: argparse.Namespace) -> int:
     else:
         print("\n".join(tell_comparison(comparison)) + (f"\npage: {page}" if page else ""))
     return DONE
+
+
+def _evaluate_harmonization(given: argparse.Namespace) -> int:
+    from flows.make.evaluate_harmonization import (
+        evaluate_harmonization,
+        read_harmonizers,
+        show_extremes,
+        tell_evaluation,
+        write_figures,
+    )
+    from flows.make.realism import choose_device
+    from flows.progress import watching
+    from flows.runners import LocalRunner
+    from flows.settings import usable_cores
+    from flows.view.harmonization_page import write_harmonization_page
+
+    device, harmonizers = choose_device(given.device), read_harmonizers(given.harmonizer)
+    workers = 1 if device == "cuda" and harmonizers else given.workers or usable_cores()
+    with nullcontext() if workers == 1 else LocalRunner(workers) as runner, watching(quiet=given.json) as watch:
+        evaluation = evaluate_harmonization(
+            given.place,
+            harmonizers=harmonizers,
+            split=given.split,
+            device=device,
+            seed=given.seed,
+            over=map if runner is None else runner.map,
+            watch=watch,
+        )
+    if given.output is not None:
+        write_figures(evaluation.tally, given.output)
+    page = None
+    if given.page is not None:
+        shown = show_extremes(evaluation, given.place, harmonizers=harmonizers, device=device)
+        page = write_harmonization_page(given.page, evaluation.to_json(), evaluation.tally.figures, shown)
+    if given.json:
+        print(json.dumps({**evaluation.to_json(), "page": page and str(page)}))
+    else:
+        print("\n".join(tell_evaluation(evaluation)) + (f"\npage: {page}" if page else ""))
+    return DONE
+
+
+def _evaluate_worth(given: argparse.Namespace) -> int:
+    from flows.make.realism import choose_device
+    from flows.make.worth import WorthSettings, evaluate_worth, runs_of_source, tell_worth
+    from flows.progress import watching
+
+    if bool(given.runs) == (given.source is not None):
+        raise BadRequest("give either one or more RUNs or a --source")
+    device = choose_device(given.device)
+    settings = WorthSettings(samples=given.samples, steps=given.steps, seeds=given.seeds)
+    runs = given.runs or runs_of_source(given.source, given.output, _build_quietly, samples=given.planned)
+    with watching(quiet=given.json) as watch:
+        worth = evaluate_worth(runs, given.output, settings, device=device, watch=watch)
+    print(json.dumps(worth.to_json()) if given.json else "\n".join(tell_worth(worth)))
+    return DONE
+
+
+def _build_quietly(values: Mapping[str, object]) -> Path:
+    """Make a run, or finish it, without its pages; return its folder."""
+    from flows.make.plan import plan_run
+    from flows.make.run import finish_run, left_to_make, make_shards
+    from flows.runners import open_runner, scorer_for
+    from flows.settings import parse_settings
+    from flows.store.lock import only_build
+
+    settings = parse_settings(values)
+    with open_runner(settings) as runner:
+        planned = plan_run(settings, over=runner.map)
+        with only_build(planned.layout), runner:  # no worker writes once the lock is given back
+            names = [shard.name for shard in left_to_make(planned.layout, planned.plan)]
+            for _ in make_shards(runner.each, planned.layout.run, names, scorer=scorer_for(planned, runner)):
+                pass
+            finish_run(planned.layout, planned.plan)
+    return planned.layout.run
 
 
 def _verify(given: argparse.Namespace) -> int:

@@ -30,7 +30,10 @@ DEFAULT_FAMILIES: Final[Mapping[str, float]] = {
 COCO_BASE: Final = "http://images.cocodataset.org"
 SAMPLE: Final = "sample"
 FUSION: Final = "fusion"
-STAGES: Final = ("harmonization", FUSION)
+COPYPASTE: Final = "copypaste"
+DEFAULT_STAGES: Final = ("harmonization", FUSION)
+STAGES: Final = (*DEFAULT_STAGES, COPYPASTE)
+"""Copy-paste pairs are made on request only: they are for blending networks, such as GP-GAN."""
 MOST_FUSION_VARIANTS: Final = 50
 """Variants have two digits in a sample's key, and the upper half of them are of the fusion stage."""
 SAMPLE_SHARD_SIZE: Final = 16
@@ -105,11 +108,12 @@ class BuildSettings(BaseModel):
     run: str | None = Field(
         None, description="Name of this run's folder; by default the source and 8 hex digits of the settings."
     )
-    stages: Annotated[tuple[Literal["harmonization", "fusion"], ...], BeforeValidator(comma_list)] = Field(
-        STAGES,
+    stages: Annotated[tuple[Literal["harmonization", "fusion", "copypaste"], ...], BeforeValidator(comma_list)] = Field(
+        DEFAULT_STAGES,
         min_length=1,
         description="What to make: `harmonization` triplets (edited people), `fusion` triplets (people brought into "
-        "other photographs), or both, as `harmonization,fusion`.",
+        "other photographs), `copypaste` pairs (people pasted hard, in another light), or several, as "
+        "`harmonization,fusion`.",
     )
     samples: int | None = Field(None, ge=1, description="Upper bound of planned edits of a stage; all where not given.")
     variants: int = Field(

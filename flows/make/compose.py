@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -19,7 +19,11 @@ from augment import Recipe, draw_recipe, edit_subject, feather, measure_gates
 from augment.checks import foreground_mse
 from flows.coco.masks import Mask, decode_mask, scale_mask
 from flows.coco.pictures import BadPicture, Picture, decode, locate, read_bytes, scale_down, scaled_size
+from flows.store.layout import HARMONIZATION
 from flows.store.record import EDIT
+
+if TYPE_CHECKING:  # it draws by the seed of a plan, whose making begins with this module
+    from flows.make.paste import Paste
 
 JPEG: Final = (
     cv2.IMWRITE_JPEG_QUALITY,
@@ -60,17 +64,19 @@ class Made:
         foreground_mse: On the decoded JPEGs, mask > 127, 8-bit scale.
         psnr: Of the whole decoded pictures, dB, peak 255.
         failure: `unreadable` where a photograph could not be read, else None.
+        stage: `harmonization`, or `copypaste`, whose samples have a `source.jpg` too.
         crop: What `look` kept of the composite, if anything.
     """
 
     key: str
     members: Mapping[str, bytes]
-    recipe: Recipe
+    recipe: Recipe | Paste
     notes: Mapping[str, Any]
     gates: Mapping[str, float | None]
     foreground_mse: float | None
     psnr: float | None
     failure: str | None = None
+    stage: str = HARMONIZATION
     crop: NDArray[np.uint8] | None = field(default=None, compare=False)
 
 

@@ -20,10 +20,11 @@ from augment.composition import measure_composition, near_mask
 from flows.coco.pictures import BadPicture, Picture
 from flows.make.compose import Look, Photographs, decode_jpeg, encode_jpeg, encode_png, person_of
 from flows.make.fuser import load_fuser
-from flows.make.fusion_data import cover, spoil
+from flows.make.fusion_data import cover
 from flows.make.mattes import matte_of
 from flows.make.plan import Plan
 from flows.make.plan_fusion import generator, subject_side
+from flows.make.spoil import spoil
 from flows.store.layout import Layout
 from realism.fusion import FusionNet, fuse, reach_of
 

@@ -32,11 +32,12 @@ from flows.coco.sources import Source, Watch, open_source, read_ids, unwatched
 from flows.errors import BadRequest
 from flows.make.fuser import FoundFuser, Fuser, find_fuser, keep_fuser, wanted_fuser
 from flows.make.gate import Found, Gate, find_gate, keep_gate, wanted_of
+from flows.make.paste import FIRST_VARIANT as FIRST_PASTE
 from flows.make.plan_fusion import DIFFICULTY_FIELDS, PLACE_FIELDS, ROLES, FusionSelection, compositions
-from flows.settings import FUSION, STAGES, BuildSettings, fingerprint, identity
+from flows.settings import COPYPASTE, FUSION, STAGES, BuildSettings, fingerprint, identity
 from flows.store.decisions import KEY
 from flows.store.index import MOST_ROWS, read_bounded, read_index
-from flows.store.layout import SHARD_NAME, Layout, is_inside, read_json, write_bytes, writing
+from flows.store.layout import OWN_FOLDER, SHARD_NAME, Layout, is_inside, read_json, write_bytes, writing
 from flows.store.lock import only_build
 from flows.store.manifest import check_selection
 
@@ -56,6 +57,8 @@ _MAKES_NO_SAMPLE: Final = frozenset(
     {
         "decide.py",
         "decision_list.py",
+        "evaluate_fusion.py",
+        "evaluate_harmonization.py",
         "fusion.py",
         "harmonize.py",
         "realism.py",
@@ -67,6 +70,9 @@ _MAKES_NO_SAMPLE: Final = frozenset(
         "subjects.py",
         "train_harmonizer.py",
         "verify.py",
+        "verify_copypaste.py",
+        "verify_fusion.py",
+        "worth.py",
     }
 )
 """Modules whose changes leave the bytes of every sample as they were."""
@@ -110,12 +116,12 @@ PLANNED_FUSION: Final = pa.schema(
         *DIFFICULTY_FIELDS,
     ]
 )
-_SCHEMAS: Final = {"harmonization": PLANNED, FUSION: PLANNED_FUSION}
+_SCHEMAS: Final = {"harmonization": PLANNED, FUSION: PLANNED_FUSION, COPYPASTE: PLANNED}
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard: its name (`train-00000`, `fusion-train-00000`), where its planned samples stand, how large they are."""
+    """One shard: its name (`train-00000`, `fusion-train-00000`, ...), where its planned samples stand, how large they are."""
 
     name: str
     split: Split
@@ -270,7 +276,11 @@ def plan_run(
 
 def _few(plan: Plan, settings: BuildSettings) -> str | None:
     """Say where a stage has fewer samples than were asked for; None where none has."""
-    what = {"harmonization": "pairs exist", FUSION: "placements of easy people were found"}
+    what = {
+        "harmonization": "pairs exist",
+        FUSION: "placements of easy people were found",
+        COPYPASTE: "copy-paste pairs exist",
+    }
     few = [
         f"{plan.planned_of(stage)} {what[stage]}"
         for stage in settings.stages
@@ -304,6 +314,8 @@ def describe_plan(planned: Planned) -> list[str]:
             f"fusion: {plan.planned_of(FUSION)} of these samples, of {fusion['easy']} people; of {fusion['people']} the "
             f"others are harder to cut out ({fusion['harder']}), waiting ({fusion['waiting']}) or found no place ({fusion['unplaced']}){left}"
         )
+    if COPYPASTE in plan.settings["stages"]:
+        lines.append(f"copypaste: {plan.planned_of(COPYPASTE)} of these samples")
     if selection["unpaired"]:
         lines.append(f"{selection['unpaired']} subjects are alone in their split and find no reference")
     free = shutil.disk_usage(planned.layout.plan.parent).free
@@ -548,7 +560,17 @@ def _walk(source: Source, settings: BuildSettings, *, excluded: frozenset[int], 
             watch=lambda looked_at: watch("people to fuse, photographs", looked_at, len(candidates)),
         )
         rows[FUSION] = islice(composed, settings.samples)
+    if COPYPASTE in settings.stages:
+        pairs = _pairs(candidates, None if rows else selection, settings, over=over, watch=watch)
+        rows[COPYPASTE] = map(_as_paste, _rows(source, candidates, islice(pairs, settings.samples)))
     return _Walk(rows, selection, fusion)
+
+
+def _as_paste(row: dict[str, Any]) -> dict[str, Any]:
+    """Make a pair of people one of a person and a photograph: the light of a whole scene is borrowed, not a person's."""
+    ids = f"{row['target_image_id']:012d}-{row['target_annotation_id']:012d}"
+    key = f"{ids}-{FIRST_PASTE + row['variant']}"
+    return {**row, "key": key, "reference_annotation_id": None, "reference_segmentation": None}
 
 
 def _uncounted(_screened: Screened) -> None:
@@ -556,16 +578,17 @@ def _uncounted(_screened: Screened) -> None:
 
 
 def _pairs(
-    candidates: Candidates, selection: Selection, settings: BuildSettings, *, over: Map, watch: Watch
+    candidates: Candidates, selection: Selection | None, settings: BuildSettings, *, over: Map, watch: Watch
 ) -> Iterator[Pair]:
-    """Yield the pairs of subject and reference, and count the photographs that are looked at for them."""
+    """Yield the pairs of subject and reference; count the photographs that are looked at for them in `selection`, if any."""
 
     def screened() -> Iterator[Screened]:
         look = partial(screen_candidates, min_person_share=settings.min_person_share, max_side=settings.max_side)
         looked_at = 0
         for batch in over(look, candidates.batches()):
             for photograph in batch:
-                selection.count(photograph)
+                if selection is not None:
+                    selection.count(photograph)
                 yield photograph
             looked_at += len(batch)
             watch("photographs", looked_at, len(candidates))
@@ -574,7 +597,8 @@ def _pairs(
     for pair in pair_subjects(screened(), variants=settings.variants, seed=settings.seed):
         first_variants += pair.variant == 0
         yield pair
-    selection.unpaired = selection.subjects - first_variants
+    if selection is not None:
+        selection.unpaired = selection.subjects - first_variants
 
 
 def _write_plan(
@@ -698,12 +722,12 @@ def _write_part(
     shards: list[ShardPlan] = []
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in first}
     numbers, schema = dict(first), _SCHEMAS[stage]
-    begin = f"{FUSION}-" if stage == FUSION else ""
+    begin = f"{stage}-" if stage in OWN_FOLDER else ""
 
     def flush(split: Split, writer: pq.ParquetWriter) -> None:
         group, waiting[split] = waiting[split], []
         writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
-        pixels = sum(_pixels(row, settings) for row in group)
+        pixels = sum(_pixels(row, settings, stage) for row in group)
         name = f"{begin}{split}-{numbers[split]:05d}"
         shards.append(ShardPlan(name, split, part, len(shards), len(group), pixels, stage))
         numbers[split] += 1
@@ -721,11 +745,11 @@ def _write_part(
     return shards
 
 
-def _pixels(row: dict[str, Any], settings: BuildSettings) -> int:
-    """Return the pixels of a sample's photograph; a fusion sample has three pictures, so half as many again."""
+def _pixels(row: dict[str, Any], settings: BuildSettings, stage: str) -> int:
+    """Return the pixels of a sample's photograph; half as many again where a sample has three pictures."""
     if "target_width" in row:
         width, height = scaled_size(width=row["target_width"], height=row["target_height"], max_side=settings.max_side)
-        return width * height
+        return width * height * 3 // 2 if stage == COPYPASTE else width * height
     side = min(settings.fusion_side, settings.max_side or settings.fusion_side)
     width, height = scaled_size(width=row["background_width"], height=row["background_height"], max_side=side)
     return width * height * 3 // 2

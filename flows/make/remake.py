@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from flows.errors import BadRequest
 from flows.make.compose import Look, Made, Photographs, compose, read_recipe
+from flows.make.compose_copypaste import compose_paste
 from flows.make.gate import ask_again, look_through
+from flows.make.paste import read_paste
 from flows.make.plan import Plan, read_plan, read_planned
 from flows.make.shard import judge_made, read_done, record_of, subject_of
-from flows.settings import FUSION
 from flows.store.decisions import as_decided, read_decisions
-from flows.store.layout import Layout
+from flows.store.layout import COPYPASTE, FUSION, Layout
 from flows.store.read import Damaged, find_sample, read_sample
 from flows.store.record import encode_record
 
@@ -92,8 +93,12 @@ def _maker(
         KeyError, TypeError, ValueError: The recipe is damaged.
         BadRequest: The run's fusion network is.
     """
+    photographs = Photographs(plan.folders, max_side=plan.max_side)
+    if stage == COPYPASTE:
+        paste = read_paste(record)
+        return lambda row, look: compose_paste(row, photographs, paste=paste, look=look)
     if stage != FUSION:
-        recipe, photographs = read_recipe(record), Photographs(plan.folders, max_side=plan.max_side)
+        recipe = read_recipe(record)
         return lambda row, look: compose(row, photographs, recipe=recipe, look=look)
     from flows.make.compose_fusion import compose_fusion, composition_from, open_stock  # noqa: PLC0415 - torch
 

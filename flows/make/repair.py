@@ -34,7 +34,7 @@ from flows.store.decisions import (
     read_decisions,
 )
 from flows.store.index import read_index
-from flows.store.layout import FUSION, Layout, write_bytes
+from flows.store.layout import OWN_FOLDER, Layout, write_bytes
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, read_sample, read_tar
 from flows.store.record import encode_record, flatten
@@ -353,7 +353,7 @@ def _set_strays_aside(layout: Layout, names: Sequence[str]) -> Iterator[Mended]:
     """Move files that belong to no shard out of the folders of shards; they may be somebody's."""
     known = {path for name in names if (done := read_done(layout, name)) for path in done.files}
     folders = {path(name).parent for path in (layout.shard, layout.rejected, layout.index) for name in ("x", *names)}
-    folders.add(layout.shard(f"{FUSION}-x").parent)
+    folders |= {layout.shard(f"{stage}-x").parent for stage in OWN_FOLDER}
     for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         relative = layout.relative(path)
         if relative not in known and not path.name.startswith("."):

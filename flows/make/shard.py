@@ -23,9 +23,8 @@ from flows.make.gate import Gate, ask_gate, look_through
 from flows.make.judge import Opinion, Verdict, judge
 from flows.make.plan import Plan, ShardPlan, read_plan, read_planned
 from flows.make.plan_fusion import ROLES
-from flows.settings import FUSION, STAGES
 from flows.store.decisions import as_decided, read_decisions
-from flows.store.layout import Layout, is_inside, read_json, write_bytes
+from flows.store.layout import COPYPASTE, FUSION, Layout, is_inside, read_json, write_bytes
 from flows.store.manifest import count_rows
 from flows.store.record import DIFFICULTY, PERSON, encode_record, flatten, make_record
 from flows.store.write import Place, Spill, Written, pack, read_piece, write_samples
@@ -235,6 +234,10 @@ def compose_stage(
     look: Look | None = None,
 ) -> Iterable[tuple[Mapping[str, Any], Made | MadeFusion]]:
     """Make the samples of some rows of a shard's plan as its stage makes them."""
+    if shard.stage == COPYPASTE:
+        from flows.make.compose_copypaste import compose_paste_rows  # noqa: PLC0415 - only where there are such
+
+        return compose_paste_rows(plan, rows, look=look)
     if shard.stage != FUSION:
         return compose_rows(plan, rows, look=look)
     from flows.make.compose_fusion import compose_fusion_rows  # noqa: PLC0415 - see the top
@@ -287,7 +290,7 @@ def record_of(row: Mapping[str, Any], made: Made | MadeFusion, verdict: Verdict)
 
 def _of_edit(row: Mapping[str, Any], made: Made) -> dict[str, Any]:
     return {
-        "stage": STAGES[0],
+        "stage": made.stage,
         "strength": made.recipe.strength,
         "foreground_mse": made.foreground_mse,
         "psnr": made.psnr,

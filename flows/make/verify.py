@@ -27,10 +27,9 @@ from flows.make.plan import Map, Plan, ShardPlan, read_plan, read_planned
 from flows.make.plan_fusion import DIFFICULTY_FIELDS, PLACE_FIELDS, ROLES
 from flows.make.run import find_split_leaks
 from flows.make.shard import subject_of
-from flows.settings import FUSION, STAGES
 from flows.store.decisions import UNREADABLE, Decisions, as_decided, gates_said, read_decisions
 from flows.store.index import read_index
-from flows.store.layout import Layout
+from flows.store.layout import COPYPASTE, FUSION, HARMONIZATION, OWN_FOLDER, Layout, stage_of
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, Stored, read_sample, read_tar
 from flows.store.record import GATES, PERSON, flatten
@@ -38,8 +37,9 @@ from flows.store.swap import is_unsettled
 from flows.store.write import hash_file
 
 PICTURES: Final = {
-    STAGES[0]: ("composite.jpg", "json", "mask.png", "real.jpg"),
+    HARMONIZATION: ("composite.jpg", "json", "mask.png", "real.jpg"),
     FUSION: ("alpha.png", "background.jpg", "composite.jpg", "foreground.jpg", "json", "mask.png"),
+    COPYPASTE: ("composite.jpg", "json", "mask.png", "real.jpg", "source.jpg"),
 }
 """Members of a sample, by stage."""
 PROBLEMS_PER_SHARD: Final = 50
@@ -137,7 +137,7 @@ def _verify_files(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Probl
             yield Problem(path, None, "is in the manifest but not on disk")
         elif hash_file(file)[0] != entry["sha256"]:
             yield Problem(path, None, "differs from its hash in the manifest")
-    for folder in ("shards", FUSION, "rejected", "index"):
+    for folder in ("shards", *OWN_FOLDER, "rejected", "index"):
         for file in sorted((layout.run / folder).rglob("*")):
             if file.is_file() and not file.name.startswith(".") and layout.relative(file) not in listed:
                 yield Problem(layout.relative(file), None, "is on disk but not in the manifest")
@@ -158,7 +158,7 @@ def _manifest_problems(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]
     in_tars = {stage: Counter(planned=plan.planned_of(stage)) for stage in {shard.stage for shard in plan.shards}}
     for entry in manifest["shards"]:
         folder, _, name = entry["path"].partition("/")
-        stage = FUSION if FUSION in {folder, name.partition("-")[0]} else STAGES[0]
+        stage = folder if folder in OWN_FOLDER else stage_of(name)
         in_tars.setdefault(stage, Counter())["rejected" if folder == "rejected" else "kept"] += entry["samples"]
     if {stage: Counter(here) for stage, here in counts.get("by_stage", {}).items()} != in_tars:
         yield "the samples of the tars do not add up to the counts of the stages"
@@ -208,7 +208,7 @@ def _shard_problems(layout: Layout, plan: Plan, shard: ShardPlan) -> Iterator[Pr
     if planned.keys() != index.keys():
         yield Problem(index_path, None, f"{len(planned)} samples were planned, {len(index)} other keys are listed")
     seen: set[str] = set()
-    check = partial(check_sample, plan=plan, decisions=read_decisions(layout))
+    check = partial(check_sample, plan=plan, decisions=read_decisions(layout), stage=shard.stage)
     for path in (layout.shard(shard.name), layout.rejected(shard.name)):
         if path.is_file():
             yield from _tar_problems(path, planned, index, seen, tar=layout.relative(path), check=check)
@@ -350,6 +350,7 @@ def check_sample(
     tar: str,
     plan: Plan,
     decisions: Decisions,
+    stage: str,
 ) -> Iterator[str]:
     """Yield what is wrong with one sample of a tar: members, record, index row, pictures, mask, background."""
     if (index["tar"], index["offset"], index["size"]) != (tar, stored.offset, stored.size):
@@ -369,11 +370,12 @@ def check_sample(
     elif not _is_as_decided(record, decisions):
         yield "is not what its gates and decisions.json make of it"
     if record.get("reason") != "unreadable":
-        yield from _check_members(stored, planned, record, plan)
+        yield from _check_members(stored, planned, record, plan, stage=stage)
 
 
-def _check_members(stored: Stored, planned: Mapping[str, Any], record: Mapping[str, Any], plan: Plan) -> Iterator[str]:
-    stage = FUSION if "foreground_image_id" in planned else STAGES[0]
+def _check_members(
+    stored: Stored, planned: Mapping[str, Any], record: Mapping[str, Any], plan: Plan, *, stage: str
+) -> Iterator[str]:
     if record.get("stage") != stage:
         yield f"has stage {record.get('stage')!r}, planned was {stage}"
         return
@@ -384,6 +386,10 @@ def _check_members(stored: Stored, planned: Mapping[str, Any], record: Mapping[s
         from flows.make.verify_fusion import check_fusion  # noqa: PLC0415 - it brings torch along
 
         yield from check_fusion(stored.members, planned, record, plan)
+    elif stage == COPYPASTE:
+        from flows.make.verify_copypaste import check_paste  # noqa: PLC0415 - it imports this module
+
+        yield from check_paste(stored.members, planned, record, plan)
     else:
         yield from _check_pictures(stored, planned, record, max_side=plan.max_side)
 

@@ -16,6 +16,10 @@ from flows.errors import BadRequest
 
 FUSION: Final = "fusion"
 """Name of the stage, and beginning of the names of its shards: `fusion-train-00000`."""
+COPYPASTE: Final = "copypaste"
+HARMONIZATION: Final = "harmonization"
+OWN_FOLDER: Final = (FUSION, COPYPASTE)
+"""Stages whose kept samples have a folder of their own; those of the first stage lie in `shards`."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +92,9 @@ class Layout:
         return self.run / ".lock"
 
     def shard(self, name: str) -> Path:
-        """Return the tar of a shard's kept samples; those of the fusion stage have a folder of their own."""
+        """Return the tar of a shard's kept samples; those of the later stages have a folder of their own."""
         stage, dash, rest = name.partition("-")
-        return self.run / (f"fusion/{rest}.tar" if stage == FUSION and dash else f"shards/{name}.tar")
+        return self.run / (f"{stage}/{rest}.tar" if stage in OWN_FOLDER and dash else f"shards/{name}.tar")
 
     def rejected(self, name: str) -> Path:
         """Return the tar of a shard's rejected samples."""
@@ -191,6 +195,12 @@ def read_json(path: Path, *, most: int = 64_000_000) -> Any:
         return json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def stage_of(name: str) -> str:
+    """Return the stage of a shard, by its name: `train-00000`, `fusion-train-00000`, `copypaste-train-00000`."""
+    stage = name.partition("-")[0]
+    return stage if stage in OWN_FOLDER else HARMONIZATION
 
 
 def open_run(run: Path) -> Layout:

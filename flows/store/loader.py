@@ -34,7 +34,7 @@ from flows.store.read import Damaged, read_sample
 
 Sample = dict[str, Any]
 Form = Literal["numpy", "torch"]
-Stage = Literal["harmonization", "fusion"]
+Stage = Literal["harmonization", "fusion", "copypaste"]
 Status = Literal["kept", "rejected"]
 
 MEMBERS: Final[Mapping[str, Mapping[str, str]]] = {
@@ -46,6 +46,7 @@ MEMBERS: Final[Mapping[str, Mapping[str, str]]] = {
         "mask": "mask.png",
         "alpha": "alpha.png",
     },
+    "copypaste": {"composite": "composite.jpg", "mask": "mask.png", "real": "real.jpg", "source": "source.jpg"},
 }
 """Pictures of a stage's samples, and the tar member that each is."""
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flows.errors import BadRequest
-from flows.store.layout import FUSION, Layout
+from flows.store.layout import OWN_FOLDER, Layout
 from flows.store.swap import settle
 
 
@@ -63,7 +63,8 @@ def is_held(lock: Path) -> bool | None:
 def _sweep(layout: Layout) -> None:
     """Remove what builds that were killed in the middle of a write left beside its place."""
     folders = [folder("x").parent for folder in (layout.shard, layout.rejected, layout.index, layout.done)]
-    folders += [layout.shard(f"{FUSION}-x").parent, layout.plan_part(0).parent, layout.gate.parent, layout.fuser.parent]
+    folders += [layout.shard(f"{stage}-x").parent for stage in OWN_FOLDER]
+    folders += [layout.plan_part(0).parent, layout.gate.parent, layout.fuser.parent]
     for folder in folders:
         for path in folder.glob(".*.tmp"):
             path.unlink(missing_ok=True)

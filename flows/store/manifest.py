@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, ValidationError, convert
 
 from flows.errors import BadRequest
-from flows.store.layout import FUSION, Layout, is_inside, read_json
+from flows.store.layout import Layout, is_inside, read_json, stage_of
 
 
 def make_manifest(
@@ -41,8 +41,7 @@ def make_manifest(
         planned += marker["planned"]
         kept += marker["kept"]
         rejected += marker["rejected"]
-        stage = FUSION if marker["shard"].startswith(f"{FUSION}-") else "harmonization"
-        here = by_stage.setdefault(stage, Counter())
+        here = by_stage.setdefault(stage_of(marker["shard"]), Counter())
         here.update({name: marker[name] for name in ("planned", "kept", "rejected")})
         by_reason.update(marker["by_reason"])
         for family, counts in marker["by_family"].items():

@@ -17,10 +17,11 @@ _NUMBER, _COUNT, _WORD, _CLAIM = pa.float64(), pa.int64(), pa.string(), pa.bool_
 STAGE_GATES: Final[Mapping[str, tuple[str, ...]]] = {
     "harmonization": ("clipping", "hue_flip", "effect_small", "effect_large"),
     "fusion": ("background_changed", "subject_lost", "halo"),
+    "copypaste": ("clipping", "hue_flip", "effect_small", "effect_large"),
 }
 """Closed-form gates that a stage asks."""
 GATES: Final = (*STAGE_GATES["harmonization"], *STAGE_GATES["fusion"], "unnatural")
-"""All gates; the learned one looks at both stages."""
+"""All gates; the learned one looks at every stage."""
 
 EDIT: Final[Mapping[str, pa.DataType]] = {
     "family": _WORD,
@@ -35,7 +36,7 @@ COMPOSITION: Final[Mapping[str, pa.DataType]] = {
     "place_mirrored": _CLAIM,
     **dict.fromkeys(("spoil_seed", "cover_seed"), _COUNT),
 }
-"""What a fusion sample draws."""
+"""What a fusion sample draws; a copy-paste pair draws an edit and a `spoil_seed`."""
 
 RECIPE: Final = {**EDIT, **COMPOSITION}
 

@@ -112,6 +112,7 @@ _CONTENTS: Final[Mapping[str, str]] = {
     "shards": "kept harmonization samples: composite.jpg, real.jpg, mask.png, json",
     "rejected": "attempted, made and dropped; the same members",
     "fusion": "kept fusion samples: foreground.jpg, background.jpg, composite.jpg, mask.png, alpha.png, json",
+    "copypaste": "kept copy-paste pairs: composite.jpg, real.jpg, source.jpg, mask.png, json",
 }
 
 

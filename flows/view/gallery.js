@@ -410,7 +410,8 @@
       const order = new Map(data.gates.map(([name], place) => [name, place]));
       const measured = [...row.keys()].filter((name) => name.startsWith("gates_")).map((name) => name.slice(6));
       const others = data.stage_gates.filter(([stage]) => stage !== row.get("stage"));
-      const foreign = new Set(others.length < data.stage_gates.length ? others.flatMap(([, gates]) => gates) : []);
+      const mine = new Set(data.stage_gates.find(([stage]) => stage === row.get("stage"))?.[1] ?? []);
+      const foreign = new Set(mine.size ? others.flatMap(([, gates]) => gates).filter((name) => !mine.has(name)) : []);
       const every = [...new Set([...data.gates.map(([name]) => name), ...measured])];
       const names = every.filter((name) => !foreign.has(name) || (row.get(`gates_${name}`) ?? null) !== null);
       names.sort((a, b) => (order.get(a) ?? 99) - (order.get(b) ?? 99));

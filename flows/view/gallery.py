@@ -89,6 +89,10 @@ STAGES: Final[Mapping[str, Stage]] = {
         },
         before="background",
     ),
+    "copypaste": Stage(
+        {"real": ("real.jpg", "real.png"), "mask": _MASK, "source": ("source.jpg",), "composite": _COMPOSITE},
+        before="real",
+    ),
 }
 """What is shown, by stage; a stage that is not named here is shown as the first one."""
 

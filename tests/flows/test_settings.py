@@ -60,7 +60,7 @@ def test_stages_are_in_the_order_of_the_work_each_once() -> None:
     [
         ({"variants": 51}, "setting variants: at most 50 with the stage fusion"),
         ({"stages": "harmonization", "fusion_checkpoint": "m.pt"}, "setting fusion_checkpoint: it is for the stage"),
-        ({"stages": "copypaste"}, "setting stages: "),
+        ({"stages": "inpainting"}, "setting stages: "),
         ({"easy_share": 0}, "setting easy_share: "),
         ({"fusion_side": 64}, "setting fusion_side: "),
     ],

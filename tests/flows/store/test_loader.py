@@ -372,7 +372,7 @@ def test_asking_for_samples_that_do_not_exist_is_a_bad_request(
     ("options", "message"),
     [
         ({"pictures": ["fake"]}, "pictures must be among composite, mask, real, got 'fake'"),
-        ({"stage": "copypaste"}, "stage must be one of harmonization, fusion"),
+        ({"stage": "inpainting"}, "stage must be one of harmonization, fusion"),
         ({"rank": 1}, "rank and world_size must be given together"),
         ({"rank": 2, "world_size": 2}, "rank must be 0 to 1, got 2"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
