@@ -88,11 +88,11 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
     """Turn COCO photographs of people into sharded triplets for image harmonization.
 
     Args:
-        source: `sample` (embedded, offline), a folder in COCO's layout, `coco:val2017` or `coco:train2017`.
+        source: `sample` (embedded, offline), a folder in COCO's layout or its address, `coco:val2017`, `coco:train2017`.
         images: Folder of the photographs, where the source's layout is not COCO's or holds several sets.
         annotations: COCO instances file, where the source's layout is not COCO's or holds several sets.
         coco_base: Address that `coco:...` sources are fetched from.
-        output: Folder that holds the runs.
+        output: Folder that holds the runs, or an address such as `s3://bucket/prefix`.
         run: Name of this run's folder; by default the source and 8 hex digits of the settings.
         stages: What to make: `harmonization` triplets, `fusion` triplets, or both.
         samples: Upper bound of planned edits of a stage; all where not given.
@@ -119,7 +119,7 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         finished = _build(parse_settings(asked))
     except (BadRequest, FailedRun) as request:
         return Failed(message=str(request))
-    return {"run": str(finished.layout.run), **finished.manifest["counts"]}
+    return {"run": str(finished.layout.place), **finished.manifest["counts"]}
 
 
 def _build(settings: BuildSettings) -> Finished:
@@ -221,12 +221,12 @@ def finish(planned: Planned, runner: LocalRunner) -> Finished:
     reasons = [{"reason": reason, "samples": number} for reason, number in counts["by_reason"].items()]
     create_table_artifact(table=families, key="families", description="Samples kept and rejected by family")
     create_table_artifact(table=reasons, key="reasons", description="Rejected samples by reason")
-    gallery = (
-        f"[{views.gallery}]({views.gallery.as_uri()})" if views.gallery else f"`hcoco gallery {planned.layout.run}`"
-    )
+    place = planned.layout.place
+    report = planned.layout.link(views.report) if planned.layout.address else views.report
+    gallery = f"[{views.gallery}]({views.gallery.as_uri()})" if views.gallery else f"`hcoco gallery {place}`"
     create_markdown_artifact(
-        markdown=f"{finished.summary}\n\n- run: `{planned.layout.run}`\n- report: [{views.report}]"
-        f"({views.report.as_uri()})\n- gallery: {gallery}",
+        markdown=f"{finished.summary}\n\n- run: `{place}`\n- report: [{report}]"
+        f"({planned.layout.link(views.report)})\n- gallery: {gallery}",
         key="build-summary",
     )
     if triplets := draw_triplets(planned.layout):
@@ -235,7 +235,7 @@ def finish(planned: Planned, runner: LocalRunner) -> Finished:
             key="triplets",
             description="Some kept samples: real photograph, mask, composite",
         )
-    get_run_logger().info("%s; report: %s", finished.summary, views.report)
+    get_run_logger().info("%s; report: %s", finished.summary, report)
     if last_run := os.environ.get("HCOCO_LAST_RUN"):
-        Path(last_run).write_text(f"{planned.layout.run}\n", encoding="utf-8")
+        Path(last_run).write_text(f"{place}\n", encoding="utf-8")
     return finished

@@ -21,6 +21,7 @@ from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
 
 from flows.errors import BadRequest
 from flows.settings import BuildSettings
+from flows.store.layout import Layout
 
 Result = TypeVar("Result")
 
@@ -139,5 +140,11 @@ class LocalRunner:
 
 
 def open_runner(settings: BuildSettings) -> LocalRunner:
-    """Return the runner that the settings name."""
+    """Return the runner that the settings name.
+
+    Raises:
+        BadRequest: Its workers could not see the output.
+    """
+    if (Layout(settings.output / "x").address or "").startswith("memory:"):
+        raise BadRequest("memory:// belongs to one process, and workers are others; choose another --output")
     return LocalRunner(settings.processes)

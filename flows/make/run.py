@@ -19,6 +19,7 @@ from flows.make.plan_fusion import ROLES
 from flows.make.shard import Composed, Done, compose_shard, make_shard, read_done, score_shard, write_shard
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import make_manifest
+from flows.store.remote import send
 
 
 def left_to_make(layout: Layout, plan: Plan) -> list[ShardPlan]:
@@ -119,7 +120,7 @@ def finish_run(layout: Layout, plan: Plan) -> Finished:
     for shard in plan.shards:
         done = read_done(layout, shard.name)
         if done is None:
-            raise BadRequest(f"{layout.run}: shard {shard.name} is not done; run the same build again")
+            raise BadRequest(f"{layout.place}: shard {shard.name} is not done; run the same build again")
         markers.append(done)
     if leaks := find_split_leaks(layout, plan):
         raise BrokenPromiseError(f"{layout.run}: {leaks[0]} ({len(leaks)} in all)")
@@ -127,6 +128,7 @@ def finish_run(layout: Layout, plan: Plan) -> Finished:
     if manifest["counts"]["planned"] != plan.planned:
         raise BrokenPromiseError(f"{layout.run}: {plan.planned} samples were planned, the markers count otherwise")
     write_bytes(layout.manifest, encode_manifest(manifest))
+    send(layout, [layout.relative(layout.manifest)])
     return Finished(layout, manifest)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from flows.store.layout import Layout
+from flows.store.remote import send_views
 from flows.view.data_card import write_card
 from flows.view.gallery import Map, write_gallery
 from flows.view.report import write_report
@@ -39,7 +40,8 @@ def write_views(layout: Layout, *, planned: int, over: Map = map) -> Views:
     """
     report = write_report(layout)
     write_card(layout)
-    wanted = planned <= GALLERY_UP_TO or _has_gallery(layout)
+    send_views(layout)
+    wanted = layout.address is None and (planned <= GALLERY_UP_TO or _has_gallery(layout))  # it reads every tar
     return Views(report, write_gallery(layout, over=over).page if wanted else None)
 
 
