@@ -317,12 +317,15 @@ def _renew(address: str, token: str, over: threading.Event) -> None:
 
 
 def _read_lease(address: str) -> dict[str, Any] | None:
+    """Return the lease of a run; one that holds nothing where it cannot be read, None where there is none."""
     data = objects.read(f"{address}/{_LEASE}")
-    try:
-        lease = json.loads(data) if data else None
-        return {**lease, "until": float(lease["until"])} if lease else None
-    except (ValueError, KeyError, TypeError):
+    if data is None:
         return None
+    try:
+        lease = json.loads(data)
+        return {**lease, "until": float(lease["until"])}
+    except (ValueError, KeyError, TypeError):
+        return {"until": 0.0}
 
 
 def _token(lease: Mapping[str, Any] | None) -> str:
