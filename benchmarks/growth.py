@@ -1,6 +1,7 @@
 """Say what a sample costs in data sets of 1,000, 10,000 and 100,000: time, memory, files, Prefect's database.
 
-    python benchmarks/growth.py measure FOLDER [--samples 1000,10000,100000] [--gate on,off] [--deployed 1000,10000]
+    python benchmarks/growth.py measure FOLDER --gate on,off --after verify,gallery [--samples 1000,10000,100000]
+    python benchmarks/growth.py measure FOLDER --samples= --deployed 1000 --shard-size 50
     python benchmarks/growth.py draw FOLDER docs/growth.svg
 
 Photographs grow with the samples: each is 160 x 120 pixels, holds ten people, and gives twenty samples (two variants
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,7 @@ from machine import Table, describe
 PEOPLE = 10
 VARIANTS = 2
 WIDTH, HEIGHT = 160, 120
-PIXELS_OF_COCO = 640 * 480
 PROJECT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 HCOCO = (sys.executable, "-m", "flows.cli")
 
 
@@ -146,33 +145,43 @@ def _peak_of(pid: int) -> int:
     return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
+def watched(folder: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Run a command of hcoco; return what it printed as JSON, and what it cost."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [*HCOCO, *words, "--json"], cwd=PROJECT, env=_environment(folder), stdout=subprocess.PIPE, text=True
+    )
+    family = Family(process.pid)
+    printed = process.stdout.read() if process.stdout else ""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    family.end()
+    if process.returncode:
+        raise SystemExit(f"hcoco {' '.join(words)} ended with {process.returncode}")
+    return json.loads(printed), {
+        "wall_s": time.monotonic() - began,
+        "processor_s": used.ru_utime + used.ru_stime,
+        "main_bytes": family.most("main"),
+        "worker_bytes": family.most("worker"),
+    }
+
+
 def build(folder: Path, *, samples: int, gate: str) -> dict[str, Any]:
     """Build a run by the command line and say what it cost."""
     source, output = draw_source(folder, samples=samples), folder / f"runs-{gate}"
     name = f"grown-{samples}"
     shutil.rmtree(output / name, ignore_errors=True)
-    command = [*HCOCO, "build", *_options(source, output, samples=samples, gate=gate, name=name), "--json"]
-    began = time.monotonic()
-    process = subprocess.Popen(command, cwd=PROJECT, env=_environment(folder), stdout=subprocess.PIPE)
-    family = Family(process.pid)
-    assert process.stdout is not None
-    counts = json.loads(process.stdout.read())
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    family.end()
-    if process.returncode:
-        raise SystemExit(f"{command} ended with {process.returncode}")
+    counts, cost = watched(folder, "build", *_options(source, output, samples=samples, gate=gate, name=name))
     run = output / name
+    if counts["planned"] != counts["kept"] + counts["rejected"]:
+        raise SystemExit(f"{run} lost samples: {counts}")
     return {
         "what": "build",
         "samples": counts["planned"],
         "kept": counts["kept"],
         "gate": gate,
-        "wall_s": time.monotonic() - began,
-        "processor_s": used.ru_utime + used.ru_stime,
         "shards_s": sum(json.loads(path.read_bytes())["seconds"] for path in (run / "done").glob("*.json")),
-        "main_bytes": family.most("main"),
-        "worker_bytes": family.most("worker"),
+        **cost,
         **sizes(run),
     }
 
@@ -196,66 +205,31 @@ def size_of(path: Path) -> int:
 def command_cost(folder: Path, *, samples: int, gate: str, command: str) -> dict[str, Any]:
     """Run `hcoco verify` or `hcoco gallery` on a run that was built, and say what it cost."""
     run = folder / f"runs-{gate}" / f"grown-{samples}"
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [*HCOCO, command, str(run), "--json", "--workers", "2"],
-        cwd=PROJECT,
-        env=_environment(folder),
-        stdout=subprocess.PIPE,
-    )
-    family = Family(process.pid)
-    assert process.stdout is not None
-    process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    family.end()
-    return {
-        "what": command,
-        "samples": samples,
-        "gate": gate,
-        "code": process.returncode,
-        "wall_s": time.monotonic() - began,
-        "processor_s": used.ru_utime + used.ru_stime,
-        "main_bytes": family.most("main"),
-        "worker_bytes": family.most("worker"),
-        **({"gallery_bytes": size_of(run / "gallery")} if command == "gallery" else {}),
-    }
+    _, cost = watched(folder, command, str(run), "--workers", "2")
+    size = {"gallery_bytes": size_of(run / "gallery")} if command == "gallery" else {}
+    return {"what": command, "samples": samples, "gate": gate, **cost, **size}
 
 
-def deploy(folder: Path, *, samples: int) -> dict[str, Any]:
+def deploy(folder: Path, *, samples: int, shard_size: int) -> dict[str, Any]:
     """Run the deployment `build-hcoco` against a new server, and say how large its database became."""
     source, output = draw_source(folder, samples=samples), folder / "runs-deployed"
-    root = folder / f"project-{samples}"
-    shutil.rmtree(root, ignore_errors=True)
-    shutil.rmtree(output / f"grown-{samples}", ignore_errors=True)
+    root, name = folder / f"project-{samples}-{shard_size}", f"grown-{samples}-{shard_size}"
+    for old in (root, output / name):
+        shutil.rmtree(old, ignore_errors=True)
     root.mkdir(parents=True)
-    for name in ("flows", "augment", "realism", "prefect.yaml", "pyproject.toml"):
-        (root / name).symlink_to(PROJECT / name)
-    options = _options(source, output, samples=samples, gate="off", name=f"grown-{samples}")
-    pairs = zip(options[::2], options[1::2], strict=True)
-    flags = [part for name, value in pairs for part in ("-p", f"{name.removeprefix('--').replace('-', '_')}={value}")]
-    services = f"from pathlib import Path; from flows import services; services.%s(root=Path({str(root)!r}))"
-    environment = _environment(folder)
-    try:
-        subprocess.run([sys.executable, "-c", services % "up"], cwd=root, env=environment, check=True)
-        before = database_bytes(root)
-        code = "import sys; from pathlib import Path; from flows.services import run; sys.exit(run(sys.argv[1:]))"
-        del code
-        subprocess.run(
-            [sys.executable, "-c", _DEPLOYED, str(root), "deployment", "run", "build-hcoco", "--watch", *flags],
-            cwd=root,
-            env=environment,
-            check=True,
-        )
-        time.sleep(5)  # for the server to write what it was told last
-        after = database_bytes(root)
-    finally:
-        subprocess.run([sys.executable, "-c", services % "down"], cwd=root, env=environment, check=False)
-    run = output / f"grown-{samples}"
-    return {"what": "deployment", "samples": samples, "before_bytes": before, "after_bytes": after, **sizes(run)}
-
-
-_DEPLOYED = ""
+    for part in ("flows", "augment", "realism", "prefect.yaml", "pyproject.toml"):
+        (root / part).symlink_to(PROJECT / part)
+    options = [*_options(source, output, samples=samples, gate="off", name=name), "--shard_size", str(shard_size)]
+    settings = [f"{key.removeprefix('--')}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
+    flags = [word for each in settings for word in ("-p", each)]
+    prefect = [str(Path(sys.executable).with_name("prefect")), "deployment", "run", "build-hcoco", "--watch"]
+    between = f"import sys; from pathlib import Path; from flows.services import run_between; sys.exit(run_between(%r, root=Path({str(root)!r})))"
+    grown = []
+    for command in (["true"], [*prefect, *flags]):  # the first start makes the database
+        subprocess.run([sys.executable, "-c", between % (command,)], cwd=root, env=_environment(folder), check=True)
+        grown.append(database_bytes(root))
+    database = {"before_bytes": grown[0], "after_bytes": grown[1]}
+    return {"what": "deployment", "samples": samples, **database, **sizes(output / name)}
 
 
 def database_bytes(root: Path) -> int:
@@ -289,18 +263,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("picture", type=Path, nargs="?")
     parser.add_argument("--samples", type=_numbers, default=(1000, 10_000, 100_000))
-    parser.add_argument("--gate", type=lambda text: text.split(","), default=["on"])
+    parser.add_argument("--gate", type=_words, default=["on"])
+    parser.add_argument("--after", type=_words, default=[], help="commands to run on each run that was built")
     parser.add_argument("--deployed", type=_numbers, default=())
-    parser.add_argument("--after", type=lambda text: [each for each in text.split(",") if each], default=[])
+    parser.add_argument("--shard-size", type=int, default=1000, help="of the deployed builds")
     given = parser.parse_args()
     folder = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    if given.what == "draw":
+        draw(read_figures(folder), given.picture)
+        print(tell(read_figures(folder)))
+        return
     print(describe())
-    if given.what == "measure":
-        for row in measure(folder, given):
-            with (folder / "growth.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            print(json.dumps(row), flush=True)
+    for row in measure(folder, given):
+        with (folder / "growth.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(json.dumps(row), flush=True)
 
 
 def measure(folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -311,11 +289,67 @@ def measure(folder: Path, given: argparse.Namespace) -> Iterator[dict[str, Any]]
             for command in given.after:
                 yield command_cost(folder, samples=samples, gate=gate, command=command)
     for samples in given.deployed:
-        yield deploy(folder, samples=samples)
+        yield deploy(folder, samples=samples, shard_size=given.shard_size)
+
+
+def read_figures(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows that were measured; of two for the same thing the later."""
+    rows = [json.loads(line) for line in (folder / "growth.jsonl").read_text().splitlines()]
+    return list({(row["what"], row["samples"], row.get("gate"), row.get("shards")): row for row in rows}.values())
+
+
+def tell(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the figures as a table in Markdown."""
+    headings = ("", "samples", "processor, s", "ms a sample", "main, MB", "worker, MB", "report, MB", "gallery, MB")
+    table = Table(headings)
+    for row in sorted(rows, key=lambda row: (row["what"], row.get("gate", ""), row["samples"])):
+        if "processor_s" in row:
+            each = f"{1000 * row['processor_s'] / row['samples']:.1f}"
+            parts = (row.get(f"{name}_bytes", 0) for name in ("main", "worker", "report", "gallery"))
+            megabytes = (f"{size / 1e6:,.1f}" if size else "" for size in parts)
+            what = f"{row['what']}, gate {row['gate']}"
+            table.add(what, f"{row['samples']:,}", f"{row['processor_s']:.1f}", each, *megabytes)
+    return table.markdown()
+
+
+def draw(rows: Sequence[dict[str, Any]], to: Path) -> None:
+    """Draw time, memory and sizes against samples."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - for this only
+
+    def series(what: str, gate: str, value: Callable[[dict[str, Any]], float]) -> tuple[list[int], list[float]]:
+        mine = sorted((r for r in rows if (r["what"], r.get("gate")) == (what, gate)), key=lambda r: r["samples"])
+        return [row["samples"] for row in mine], [value(row) for row in mine]
+
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    times, memory, bytes_of = figure.subplots(1, 3)
+    for gate, dashes in (("on", "-"), ("off", "--")):
+        for what in ("build", "verify", "gallery"):
+            points = series(what, gate, lambda row: 1000 * row["processor_s"] / row["samples"])
+            times.plot(*points, dashes, marker="o", label=f"{what}, gate {gate}")
+        for role in ("main", "worker"):
+            points = series("build", gate, lambda row, role=role: row[f"{role}_bytes"] / 1e6)
+            memory.plot(*points, dashes, marker="o", label=f"{role}, gate {gate}")
+    for part in ("shards", "index", "plan", "report", "manifest.json"):
+        points = series("build", "on", lambda row, part=part: row[f"{part}_bytes"] / 1e6)
+        bytes_of.plot(*points, marker="o", label=part)
+    bytes_of.plot(*series("gallery", "on", lambda row: row["gallery_bytes"] / 1e6), marker="o", label="gallery")
+    bytes_of.set_yscale("log")
+    titles = ("processor time, ms a sample", "largest process, MB", "size, MB")
+    for axes, title in zip((times, memory, bytes_of), titles, strict=True):
+        axes.set(xscale="log", xlabel="samples", title=title)
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize=7)
+    times.set_ylim(bottom=0)
+    memory.set_ylim(bottom=0)
+    figure.savefig(to, metadata={"Date": None})
 
 
 def _numbers(text: str) -> Sequence[int]:
     return tuple(int(part) for part in text.split(",") if part)
+
+
+def _words(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
 
 
 if __name__ == "__main__":

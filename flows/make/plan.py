@@ -38,6 +38,7 @@ from flows.settings import FUSION, STAGES, BuildSettings, fingerprint, identity
 from flows.store.layout import Layout, write_bytes, writing
 from flows.store.lock import only_build
 from flows.store.remote import send
+from flows.store.write import hash_file
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Yields a function's results in the order of the items: the builtin `map`, or that of a pool of processes."""
@@ -581,8 +582,7 @@ def _write_plan(
         if not new:
             path.unlink(missing_ok=True)
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append({"path": layout.relative(path), "sha256": digest})
+        parts.append({"path": layout.relative(path), "sha256": hash_file(path)[0]})
         shards += new
     if not shards and earlier is None:
         raise BadRequest(_nothing_to_plan(walk))
