@@ -223,7 +223,7 @@ def deploy(folder: Path, *, samples: int, shard_size: int) -> dict[str, Any]:
     settings = [f"{key.removeprefix('--')}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
     flags = [word for each in settings for word in ("-p", each)]
     prefect = [str(Path(sys.executable).with_name("prefect")), "deployment", "run", "build-hcoco", "--watch"]
-    between = f"import sys; from pathlib import Path; from flows.services import run_between; sys.exit(run_between(%r, root=Path({str(root)!r})))"
+    between = f"import sys; from pathlib import Path; from flows.services import run_between; sys.exit(run_between(%r, root=Path({str(root)!r}), keep=False))"
     grown = []
     for command in (["true"], [*prefect, *flags]):  # the first start makes the database
         subprocess.run([sys.executable, "-c", between % (command,)], cwd=root, env=_environment(folder), check=True)

@@ -138,6 +138,8 @@ def test_no_bucket_no_credentials_nobody_there(s3: Storage, monkeypatch: pytest.
             objects.create(f"{s3.address}/x", b"")
         assert "permission denied" in line_of(forbidden)
     s3.go_through(f"http://127.0.0.1:{free_port()}")
+    once = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 1}}}
+    monkeypatch.setattr(objects, "_OPTIONS", {"s3": once})
     with pytest.raises(BadRequest) as nobody:
         objects.create(f"{s3.address}/x", b"")
     assert "cannot be reached" in line_of(nobody)

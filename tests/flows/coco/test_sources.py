@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from flows.coco.sources import Source, open_source, read_ids
-from flows.objects import cache_folder
 from flows.errors import BadRequest
+from flows.objects import cache_folder
 
 Write = Callable[..., Path]
 
