@@ -81,11 +81,11 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
     """Turn COCO photographs of people into sharded triplets for image harmonization.
 
     Args:
-        source: `sample` (embedded, offline), a folder in COCO's layout, `coco:val2017` or `coco:train2017`.
+        source: `sample` (embedded, offline), a folder in COCO's layout or its address, `coco:val2017`, `coco:train2017`.
         images: Folder of the photographs, where the source's layout is not COCO's or holds several sets.
         annotations: COCO instances file, where the source's layout is not COCO's or holds several sets.
         coco_base: Address that `coco:...` sources are fetched from.
-        output: Folder that holds the runs.
+        output: Folder that holds the runs, or an address such as `s3://bucket/prefix`.
         run: Name of this run's folder; by default the source and 8 hex digits of the settings.
         stages: What to make: `harmonization` triplets, `fusion` triplets, `copypaste` pairs, or several of them.
         samples: Upper bound of planned edits of a stage; all where not given.
@@ -112,7 +112,7 @@ def build_hcoco(  # noqa: PLR0917 - a flow's parameters, always given by name
         finished = _build(parse_settings(asked))
     except (BadRequest, FailedRun) as request:
         return Failed(message=str(request))
-    return {"run": str(finished.layout.run), **finished.manifest["counts"]}
+    return {"run": str(finished.layout.place), **finished.manifest["counts"]}
 
 
 def _build(settings: BuildSettings) -> Finished:
@@ -210,7 +210,9 @@ def finish(planned: Planned, runner: Runner) -> Finished:
     finished = finish_run(planned.layout, planned.plan)
     views = write_views(planned.layout, planned=planned.plan.planned, over=runner.map)
     show_build(finished, views)
-    get_run_logger().info("%s; report: %s", finished.summary, views.report)
+    place = planned.layout.place
+    report = planned.layout.link(views.report) if planned.layout.address else views.report
+    get_run_logger().info("%s; report: %s", finished.summary, report)
     if last_run := os.environ.get("HCOCO_LAST_RUN"):
-        Path(last_run).write_text(f"{planned.layout.run}\n", encoding="utf-8")
+        Path(last_run).write_text(f"{place}\n", encoding="utf-8")
     return finished

@@ -122,6 +122,31 @@ def _workers(text: str) -> int:
     return int(text)
 
 
+def _run(text: str) -> Path:
+    """Read where a run lies; an address becomes the folder of the cache that stands for it."""
+    from flows.objects import is_address
+
+    if not is_address(text):
+        return Path(text)
+    from flows.store.remote import run_folder
+
+    try:
+        return run_folder(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _local_run(text: str) -> Path:
+    """Read where a run lies, for commands that need it on a disk."""
+    from flows.objects import is_address
+
+    if is_address(text):
+        raise argparse.ArgumentTypeError(
+            f"it must lie on a disk for this; copy it down first: hcoco copy {text} FOLDER"
+        )
+    return Path(text)
+
+
 def _words(text: str) -> tuple[str, ...]:
     """Read `a,b`."""
     return tuple(dict.fromkeys(word.strip() for word in text.split(",")))
@@ -158,12 +183,14 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "prove a run: hashes, members, pictures, background, split, counts")
     remake = command("remake", _remake, "make one sample again from its recipe and compare the bytes")
     for sub in (verify, remake):
-        sub.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as output/sample-1a2b3c4d")
+        sub.add_argument(
+            "run", metavar="RUN", type=_run, help="folder of the run, such as output/sample-1a2b3c4d, or address"
+        )
     remake.add_argument("key", metavar="KEY", help="the sample's key, such as 000000000139-000000230831-00")
     remake.add_argument("--to", metavar="DIR", type=Path, help="write the sample's members into this folder")
     verify.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
     export = command("export", _export, "write the kept samples as folders of files, for trainers that read no tars")
-    export.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+    export.add_argument("run", metavar="RUN", type=_local_run, help="folder of the run")
     export.add_argument("folder", metavar="FOLDER", type=Path, help="new or empty; a stopped export is continued")
     export.add_argument(
         "--format",
@@ -183,9 +210,12 @@ def _parser() -> argparse.ArgumentParser:
         "--link", action="store_true", default=True, help="hard links where content repeats; the default"
     )
     copies.add_argument("--copy", dest="link", action="store_false", help="a file of its own everywhere")
+    copy = command("copy", _copy, "copy a run from object storage to a folder, or back")
+    copy.add_argument("source", metavar="FROM", help="address or folder of a run")
+    copy.add_argument("to", metavar="TO", help="the other: folder, new or empty, or address of the run")
     card = command("card", _card, "write README.md, croissant.json and ATTRIBUTION.csv of a finished run")
-    card.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    for sub in (export, card):
+    card.add_argument("run", metavar="RUN", type=_local_run, help="folder of the run")
+    for sub in (export, copy, card):
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     _add_decisions(command)
     _add_pages(command)
@@ -264,7 +294,7 @@ def _add_evaluations(command: Callable[..., argparse.ArgumentParser]) -> None:
 
     fusion = kind("fusion", _evaluate_fusion, "compare ways of composing on held-out compositions")
     fusion.add_argument(
-        "run", metavar="RUN", type=Path, nargs="?", help="folder of a run whose val and test samples are taken"
+        "run", metavar="RUN", type=_local_run, nargs="?", help="folder of a run whose val and test samples are taken"
     )
     fusion.add_argument("--source", help="photographs to draw compositions from instead, as of a build")
     fusion.add_argument("--photos", metavar="FOLDER", type=Path, help="more backgrounds, with --source")
@@ -303,7 +333,7 @@ def _add_evaluations(command: Callable[..., argparse.ArgumentParser]) -> None:
     )
     worth = kind("worth", _evaluate_worth, "train a small network with and without parts of the pipeline, and compare")
     worth.add_argument(
-        "runs", metavar="RUN", type=Path, nargs="*", help="finished runs to learn from and to measure on"
+        "runs", metavar="RUN", type=_local_run, nargs="*", help="finished runs to learn from and to measure on"
     )
     worth.add_argument("--source", help="build the two runs that all questions need from these photographs instead")
     worth.add_argument(
@@ -374,7 +404,8 @@ def _add_decisions(command: Callable[..., argparse.ArgumentParser]) -> None:
     undo.add_argument("--all", action="store_true", help="take every decision back: the run is as it was built")
     regate = command("regate", _regate, "count what another limit of a gate would let in or keep out")
     for sub in (status, repair, readmit, ban, undo, regate):
-        sub.add_argument("run", metavar="RUN", type=Path, help="folder of the run, such as output/sample-1a2b3c4d")
+        kind = _run if sub is status else _local_run
+        sub.add_argument("run", metavar="RUN", type=kind, help="folder of the run, such as output/sample-1a2b3c4d")
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
     for sub in (readmit, ban):
         sub.add_argument(
@@ -418,7 +449,7 @@ def _add_pages(command: Callable[..., argparse.ArgumentParser]) -> None:
         "statistics", _statistics, "write a page of how the kept samples are distributed, beside HCOCO"
     )
     for sub in (gallery, statistics):
-        sub.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
+        sub.add_argument("run", metavar="RUN", type=_local_run, help="folder of the run")
         sub.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
@@ -482,7 +513,11 @@ def _build(given: argparse.Namespace) -> int:
             finished = finish_run(layout, planned.plan)
             views = write_views(layout, planned=planned.plan.planned, over=runner.map)
     if given.json:
-        print(json.dumps({"run": str(layout.run), "report": str(views.report), **finished.manifest["counts"]}))
+        report = layout.link(views.report) if layout.address else str(views.report)
+        print(json.dumps({"run": str(layout.place), "report": report, **finished.manifest["counts"]}))
+    elif layout.address is not None:
+        print(f"{finished.summary}\nrun: {layout.address}\nreport: {layout.link(views.report)}")
+        print(f"gallery: hcoco copy {layout.address} FOLDER, then hcoco gallery FOLDER")
     else:
         kept = [folder for name in ("shards", "fusion", "copypaste") if (folder := layout.run / name).is_dir()]
         print(
@@ -501,17 +536,17 @@ def _settings(given: argparse.Namespace) -> BuildSettings:
 
 
 def _fetch(given: argparse.Namespace) -> int:
-    from flows.coco.sources import cache_folder
     from flows.make.plan import fetch_photographs
+    from flows.objects import cache_folder, is_address
     from flows.progress import watching
     from flows.runners import open_runner
 
     settings = _settings(given)
-    if not settings.source.startswith("coco:"):
+    if not settings.source.startswith("coco:") and not is_address(settings.source):
         raise BadRequest(f"source {settings.source!r} lies here already; give coco:val2017 or coco:train2017")
     with open_runner(settings) as runner, watching(quiet=given.json) as watch:
         samples = fetch_photographs(settings, over=runner.map, watch=watch)
-    folder = cache_folder() / "coco"
+    folder = cache_folder() / ("photographs" if is_address(settings.source) else "coco")
     if given.json:
         print(json.dumps({"folder": str(folder), "samples": samples}))
     else:
@@ -778,10 +813,10 @@ def _verify(given: argparse.Namespace) -> int:
                 print(problem)
     if given.json:
         print(
-            json.dumps({"run": str(layout.run), "whole": not problems, "problems": [vars(each) for each in problems]})
+            json.dumps({"run": str(layout.place), "whole": not problems, "problems": [vars(each) for each in problems]})
         )
     else:
-        print(f"{layout.run}: {'every check passed' if not problems else f'{len(problems)} problems'}")
+        print(f"{layout.place}: {'every check passed' if not problems else f'{len(problems)} problems'}")
     return DAMAGE if problems else DONE
 
 
@@ -878,6 +913,16 @@ def _export(given: argparse.Namespace) -> int:
         print(
             f"{sum(exported.samples.values())} samples ({splits}) in {exported.files} pictures{links}: {exported.folder}"
         )
+    return DONE
+
+
+def _copy(given: argparse.Namespace) -> int:
+    from flows.progress import watching
+    from flows.store.remote import copy_run
+
+    with watching(quiet=given.json) as watch:
+        files = copy_run(given.source, given.to, watch=watch)
+    print(json.dumps({"files": files, "to": given.to}) if given.json else f"{files} files: {given.to}")
     return DONE
 
 

@@ -35,13 +35,13 @@ from threading import BoundedSemaphore
 from types import ModuleType, TracebackType
 from typing import Any, Final, Self, TypeVar
 
-from flows.coco.sources import cache_folder
 from flows.errors import BadRequest
 from flows.make.gate import find_gate
 from flows.make.judge import Opinion
 from flows.make.plan import code_version
 from flows.make.run import Scorer
 from flows.make.shard import Composed, make_shard
+from flows.objects import cache_folder
 from flows.runners import ONE_THREAD, TRIES
 from flows.settings import SAMPLE, BuildSettings
 

@@ -26,6 +26,7 @@ from flows.errors import BadRequest
 from flows.make.plan import Planned
 from flows.make.run import Scorer, Scores
 from flows.settings import BuildSettings
+from flows.store.layout import Layout
 
 Result = TypeVar("Result")
 
@@ -205,8 +206,10 @@ def open_runner(settings: BuildSettings) -> Runner:
     """Return the runner that the settings name.
 
     Raises:
-        BadRequest: It needs Ray, which is not installed.
+        BadRequest: It needs Ray, which is not installed, or its workers could not see the output.
     """
+    if (Layout(settings.output / "x").address or "").startswith("memory:"):
+        raise BadRequest("memory:// belongs to one process, and workers are others; choose another --output")
     if settings.runner == "local":
         return LocalRunner(settings.processes)
     from flows.ray_runner import RayRunner  # noqa: PLC0415 - for those who ask for it

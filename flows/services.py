@@ -38,6 +38,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from flows.errors import BadRequest
+from flows.objects import is_address
 
 HOME: Final = ".prefect"
 HOST: Final = "127.0.0.1"
@@ -727,10 +728,14 @@ def _print_reason(services: Services, *, since: datetime) -> None:
 def _print_run(root: Path) -> None:
     """Print where the last deployed run left its shards and its report."""
     try:
-        run = Path(last_run_file(root).read_text(encoding="utf-8").strip())
+        place = last_run_file(root).read_text(encoding="utf-8").strip()
     except OSError:
         _say("The run left no note of its folder; look in output/.")
         return
+    if is_address(place):
+        _say(f"Shards:  {place}/shards\nReport:  {place}/report/index.html")
+        return
+    run = Path(place)
     report = run / "report" / "index.html"
     _say(f"Shards:  {run / 'shards'}")
     _say(f"Report:  {report}  (open it in a browser: {report.as_uri()})")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from flows.errors import BadRequest
+from flows.objects import BUILT, check_address, is_address, twin
 
 DEFAULT_FAMILIES: Final[Mapping[str, float]] = {
     "luminance_cct": 0.35,
@@ -66,8 +67,15 @@ def comma_list(value: object) -> object:
     return (value,) if isinstance(value, int) else value
 
 
+def place_of_runs(value: object) -> object:
+    """Read an address in object storage as the folder of the cache that stands for it; a path stays as it is."""
+    return twin(check_address(value), kind=BUILT) if isinstance(value, str) and is_address(value) else value
+
+
 def check_path(path: str | Path | None) -> str | Path | None:
     """Return a path from a user as it is; raise ValueError where the system could not open any such path."""
+    if isinstance(path, Path) and re.match(r"[a-z][a-z0-9+.-]+:/", str(path)):
+        raise ValueError("an address does not go here; copy the file to a disk")
     if path is not None and "\0" in str(path):
         raise ValueError("a path cannot hold a NUL character")
     try:
@@ -92,7 +100,8 @@ class BuildSettings(BaseModel):
     source: str = Field(
         SAMPLE,
         min_length=1,
-        description="`sample` (embedded, offline), a folder in COCO's layout, `coco:val2017` or `coco:train2017`.",
+        description="`sample` (embedded, offline), a folder in COCO's layout or its address (`s3://bucket/coco`), "
+        "`coco:val2017` or `coco:train2017`.",
     )
     images: Path | None = Field(
         None, description="Folder of the photographs, where the source's layout is not COCO's or holds several sets."
@@ -104,7 +113,9 @@ class BuildSettings(BaseModel):
         COCO_BASE,
         description="Address that `coco:...` sources are fetched from: COCO's own, or a mirror of its layout.",
     )
-    output: Path = Field(Path("output"), description="Folder that holds the runs.")
+    output: Annotated[Path, BeforeValidator(place_of_runs)] = Field(
+        Path("output"), description="Folder that holds the runs, or an address such as `s3://bucket/prefix`."
+    )
     run: str | None = Field(
         None, description="Name of this run's folder; by default the source and 8 hex digits of the settings."
     )

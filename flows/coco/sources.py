@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from flows.coco.catalog import Catalog, open_catalog
-from flows.coco.download import GONE, SUBSETS, Mirror, fetch_annotations, fetch_images
+from flows.coco.download import SUBSETS, Mirror, fetch_annotations
+from flows.coco.fetch import bring_photographs
 from flows.errors import BadRequest
+from flows.objects import cache_folder, check_address, fetch, is_address, list_folder, twin
 from flows.settings import COCO_BASE
 
 _ID_LINE: Final = re.compile(
@@ -38,12 +39,22 @@ def unwatched(_what: str, _done: int, _at_most: int) -> None:
 
 @dataclass(frozen=True)
 class Subset:
-    """One annotation file and the folder of its photographs."""
+    """One annotation file and the folder of its photographs.
+
+    Attributes:
+        address: Where photographs are fetched from when they are needed; None where all lie in the folder.
+    """
 
     name: str
     images: Path
     annotations: Path
     catalog: Catalog
+    address: str | None = None
+
+    @property
+    def root(self) -> str:
+        """Return where the photographs come from: their address, or their folder."""
+        return self.address or str(self.images)
 
 
 @dataclass(frozen=True)
@@ -53,7 +64,7 @@ class Source:
     Attributes:
         label: Names the source in the run's name: letters, digits and dashes.
         subsets: In the order of their names; an image id that several hold belongs to the first.
-        mirror: Where photographs are fetched from when they are needed; None where all lie here.
+        mirror: How COCO's server is asked for photographs; None where they come from elsewhere.
     """
 
     label: str
@@ -104,25 +115,11 @@ class Source:
     def fetch(self, names: Mapping[str, Sequence[str]]) -> None:
         """See to it that photographs (file names by subset) lie in their folders; nothing to do for local sources.
 
-        A photograph that the mirror does not have stays missing, and is dropped as `unreadable` later.
-
         Raises:
-            BadRequest: One could not be fetched though it may exist. Going on without it would make the plan depend
-                on the weather; what has come stays in the cache.
+            BadRequest: As `bring_photographs`.
         """
-        if self.mirror is None:
-            return
         for subset in self.subsets:
-            failures = fetch_images(
-                names.get(subset.name, ()), subset=subset.name, cache=subset.images.parent, mirror=self.mirror
-            )
-            lost = {name: reason for name, reason in failures.items() if not GONE.match(reason)}
-            if lost:
-                name, reason = next(iter(lost.items()))
-                raise BadRequest(
-                    f"{len(lost)} photographs could not be fetched from {self.mirror.host} ({name}: {reason}); "
-                    "run the same command again, what has come stays in the cache"
-                )
+            bring_photographs(subset.root, names.get(subset.name, ()), folder=subset.images, mirror=self.mirror)
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
@@ -159,6 +156,8 @@ def open_source(
         return _open_folder(folder, label="sample", images=None, cache=cache)
     if source.startswith("coco:"):
         return _open_remote(source.removeprefix("coco:"), mirror=Mirror(base=coco_base), cache=cache, watch=watch)
+    if is_address(source):
+        return _open_address(source, images=images, cache=cache)
     folder = Path(source).expanduser()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -167,14 +166,6 @@ def open_source(
             "the folders of photographs), or --images and --annotations"
         )
     return _open_folder(folder.resolve(), label=label_of(folder.resolve().name), images=images, cache=cache)
-
-
-def cache_folder() -> Path:
-    """Return the folder for what several runs share: `HCOCO_CACHE`, else `~/.cache/hcoco` (XDG)."""
-    if named := os.environ.get("HCOCO_CACHE"):
-        return Path(named).expanduser().resolve()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "hcoco"
 
 
 def read_ids(path: Path | None) -> frozenset[int]:
@@ -224,7 +215,40 @@ def _open_remote(subset: str, *, mirror: Mirror, cache: Path, watch: Watch) -> S
         progress=lambda done, total, _fetched: watch("annotations, bytes", done, total),
     )
     catalog = open_catalog(annotations, cache=cache)
-    return Source(f"coco-{subset}", (Subset(subset, here / subset, annotations, catalog),), mirror)
+    found = Subset(subset, here / subset, annotations, catalog, address=mirror.address(subset))
+    return Source(f"coco-{subset}", (found,), mirror)
+
+
+def _open_address(source: str, *, images: Path | None, cache: Path) -> Source:
+    """Fetch the annotations of a COCO folder in object storage; its photographs come when they are needed."""
+    if images is not None:
+        raise BadRequest("--images is for folders; with an address as source leave it out")
+    try:
+        address = check_address(source)
+    except ValueError as error:
+        raise BadRequest(f"source {source!r}: {error}") from None
+    top, folders = list_folder(address)
+    below = list_folder(f"{address}/annotations")[0] if "annotations" in folders else {}
+    files = {f"annotations/{name}": entry for name, entry in below.items()} | top
+    wanted = sorted(path for path in files if re.fullmatch(r"(annotations/)?instances_[^/]*\.json", path))
+    if not wanted:
+        raise BadRequest(
+            f"{address} has no annotations/instances_*.json; give the address of a folder in COCO's layout"
+        )
+    inner = list_folder(f"{address}/images")[1] if "images" in folders else []
+    subsets = []
+    for path in wanted:
+        name = _subset_name(Path(path))
+        place = name if name in folders else f"images/{name}" if name in inner else "images"
+        if place.partition("/")[0] in folders:
+            root, file = f"{address}/{place}", twin(address, kind="sources") / path
+            fetch(f"{address}/{path}", file, entry=files[path])
+            subsets.append(Subset(name, twin(root, kind="photographs"), file, open_catalog(file, cache=cache), root))
+    if not subsets:
+        raise BadRequest(
+            f"{address} has annotations but no folder of photographs named {' or '.join(_subset_name(Path(p)) for p in wanted)}"
+        )
+    return Source(label_of(address.rpartition("/")[2]), tuple(subsets))
 
 
 def _open_files(source: str, *, images: Path | None, annotations: Path | None, cache: Path) -> Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from augment import Recipe, draw_recipe, edit_subject, feather, measure_gates
 from augment.checks import foreground_mse
+from flows.coco.fetch import bring_photographs, folder_of
 from flows.coco.masks import Mask, decode_mask, scale_mask
 from flows.coco.pictures import BadPicture, Picture, decode, locate, read_bytes, scale_down, scaled_size
 from flows.store.layout import HARMONIZATION
@@ -188,6 +189,22 @@ def read_recipe(record: Mapping[str, Any]) -> Recipe:
 def person_of(row: Mapping[str, Any], role: str) -> dict[str, Any]:
     """Return the columns of `target` or `reference` of a row of the plan, without the prefix."""
     return {name.removeprefix(f"{role}_"): value for name, value in row.items() if name.startswith(f"{role}_")}
+
+
+def bring_rows(roots: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """See to it that the photographs of some rows of the plan lie here, where they come from elsewhere.
+
+    Args:
+        roots: Where the photographs of each subset come from.
+        rows: Of one stage.
+
+    Raises:
+        BadRequest: One could not be fetched though it may exist.
+    """
+    roles = [name.removesuffix("_subset") for name in (rows[0] if rows else ()) if name.endswith("_subset")]
+    for subset, root in roots.items():
+        names = {row[f"{role}_file_name"] for row in rows for role in roles if row[f"{role}_subset"] == subset}
+        bring_photographs(root, sorted(names), folder=folder_of(root))
 
 
 def compose(row: Mapping[str, Any], photographs: Photographs, *, recipe: Recipe, look: Look | None = None) -> Made:

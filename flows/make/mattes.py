@@ -16,7 +16,7 @@ import numpy as np
 from augment import Matte, estimate_matte
 from flows.coco.masks import Mask
 from flows.coco.pictures import Picture
-from flows.coco.sources import cache_folder
+from flows.objects import cache_folder
 from flows.store.layout import writing
 
 _ROOM: Final = 8

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import augment
+from flows.coco.fetch import folder_of
 from flows.coco.pair import Pair, pair_subjects
 from flows.coco.pictures import scaled_size
 from flows.coco.select import SPLITS, Candidates, Screened, Selection, Split, screen_candidates, select_by_annotation
@@ -34,12 +35,15 @@ from flows.make.fuser import FoundFuser, Fuser, find_fuser, keep_fuser, wanted_f
 from flows.make.gate import Found, Gate, find_gate, keep_gate, wanted_of
 from flows.make.paste import FIRST_VARIANT as FIRST_PASTE
 from flows.make.plan_fusion import DIFFICULTY_FIELDS, PLACE_FIELDS, ROLES, FusionSelection, compositions
+from flows.objects import is_address
 from flows.settings import COPYPASTE, FUSION, STAGES, BuildSettings, fingerprint, identity
 from flows.store.decisions import KEY
 from flows.store.index import MOST_ROWS, read_bounded, read_index
 from flows.store.layout import OWN_FOLDER, SHARD_NAME, Layout, is_inside, read_json, write_bytes, writing
 from flows.store.lock import only_build
 from flows.store.manifest import check_selection
+from flows.store.remote import send
+from flows.store.write import hash_file
 
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """Yields a function's results in the order of the items: the builtin `map`, or that of a pool of processes."""
@@ -64,6 +68,7 @@ _MAKES_NO_SAMPLE: Final = frozenset(
         "realism.py",
         "regate.py",
         "remake.py",
+        "remote.py",
         "repair.py",
         "status.py",
         "severity.py",
@@ -140,7 +145,7 @@ class Plan:
         settings: As the run was first asked for, with the source's absolute folder.
         identity: What may not differ when the run is continued.
         code: Version and digest of the code, and the libraries that decide bytes.
-        roots: Folder of the photographs of each subset.
+        roots: Where the photographs of each subset come from: a folder, or an address.
         selection: Counts as in the manifest.
         shards: In their order.
         gate: The realism gate; None where there is none.
@@ -174,7 +179,7 @@ class Plan:
     @property
     def folders(self) -> dict[str, Path]:
         """Return the folder of the photographs of each subset."""
-        return {subset: Path(folder) for subset, folder in self.roots.items()}
+        return {subset: folder_of(root) for subset, root in self.roots.items()}
 
     @property
     def seed(self) -> int:
@@ -257,11 +262,12 @@ def plan_run(
     )
     layout = Layout(settings.output / (settings.run or f"{source.label}-{fingerprint(this)}"))
     if layout.run.exists() and not layout.plan.is_file() and not is_begun(layout):
-        raise BadRequest(f"{layout.run} exists and is no run of hcoco; choose another --run or --output")
+        raise BadRequest(f"{layout.place} exists and is no run of hcoco; choose another --run or --output")
     with only_build(layout):
         earlier = read_plan(layout) if layout.plan.is_file() else None
         if earlier is not None:
             _check_same(earlier, this, layout)
+            earlier = _found_again(earlier, source, layout)
             if _covers(earlier, settings):
                 return Planned(layout, earlier, _expected_bytes(earlier), 0, None, found and found.device)
             check_code(earlier, layout)
@@ -272,6 +278,17 @@ def plan_run(
     note = _few(plan, settings)
     new = plan.planned - earlier.planned if earlier else 0
     return Planned(layout, plan, _expected_bytes(plan), new, note, found and found.device)
+
+
+def _found_again(plan: Plan, source: Source, layout: Layout) -> Plan:
+    """Write down where the photographs of a begun run lie now, where that is elsewhere: the source is the same."""
+    roots = {subset.name: subset.root for subset in source.subsets}
+    if plan.roots == roots:
+        return plan
+    value = json.loads(layout.plan.read_bytes())
+    write_bytes(layout.plan, json.dumps({**value, "roots": roots}, indent=1).encode())
+    send(layout, [layout.relative(layout.plan)])
+    return read_plan(layout)
 
 
 def _few(plan: Plan, settings: BuildSettings) -> str | None:
@@ -305,7 +322,7 @@ def describe_plan(planned: Planned) -> list[str]:
     size = f"about {planned.bytes_expected / 1e6:,.0f} MB"
     lines = [
         f"{people}, {selection['subjects']} fit to be edited (dropped: {dropped or 'none'})",
-        f"{plan.planned} samples in {len(plan.shards)} shards ({splits}), {size}, into {planned.layout.run}",
+        f"{plan.planned} samples in {len(plan.shards)} shards ({splits}), {size}, into {planned.layout.place}",
     ]
     if FUSION in plan.settings["stages"]:
         fusion = selection["fusion"]
@@ -319,7 +336,7 @@ def describe_plan(planned: Planned) -> list[str]:
     if selection["unpaired"]:
         lines.append(f"{selection['unpaired']} subjects are alone in their split and find no reference")
     free = shutil.disk_usage(planned.layout.plan.parent).free
-    if free < planned.bytes_expected:
+    if free < planned.bytes_expected and planned.layout.address is None:
         lines.append(f"only {free / 1e6:,.0f} MB are free there, which may not be enough")
     if planned.extended:
         lines.append(f"{planned.extended} of them are new; the others stay as they are")
@@ -446,7 +463,7 @@ def _absolute(settings: BuildSettings, root: Path) -> BuildSettings:
         for name in ("images", "annotations", "output", "exclude_ids", "gate_checkpoint", "fusion_checkpoint")
         if (value := getattr(settings, name)) is not None
     }
-    if settings.source != "sample" and not settings.source.startswith("coco:"):
+    if settings.source != "sample" and not settings.source.startswith("coco:") and not is_address(settings.source):
         changes["source"] = str(absolute(settings.source))
     return settings.model_copy(update=changes)
 
@@ -461,7 +478,7 @@ def _check_same(earlier: Plan, this: dict[str, Any], layout: Layout) -> None:
         before, now = earlier.identity.get(name), this.get(name)
         if before != now:
             raise BadRequest(
-                f"{layout.run} was made with another {name} ({_short(before)}, now {_short(now)}); "
+                f"{layout.place} was made with another {name} ({_short(before)}, now {_short(now)}); "
                 "choose another --run, or leave --run out"
             )
 
@@ -630,13 +647,12 @@ def _write_plan(
         )
         if known:
             raise BadRequest(
-                f"{layout.run} was planned from other photographs than the source holds now; choose another --run"
+                f"{layout.place} was planned from other photographs than the source holds now; choose another --run"
             )
         if not new:
             path.unlink(missing_ok=True)
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        parts.append({"path": layout.relative(path), "sha256": digest})
+        parts.append({"path": layout.relative(path), "sha256": hash_file(path)[0]})
         shards += new
     if not shards and earlier is None:
         raise BadRequest(_nothing_to_plan(walk))
@@ -653,7 +669,7 @@ def _write_plan(
         "settings": settings.model_dump(mode="json", exclude={"workers", "runner", "device", "output", "run"}),
         "identity": this,
         "code": code_version(),
-        "roots": {subset.name: str(subset.images) for subset in source.subsets},
+        "roots": {subset.name: subset.root for subset in source.subsets},
         "licenses": {str(key): value for key, value in source.licenses.items()},
         "selection": walk.to_json(),
         "gate": found and vars(found.gate),
@@ -662,7 +678,15 @@ def _write_plan(
         "shards": [vars(shard) for shard in (*(earlier.shards if earlier else ()), *shards)],
     }
     write_bytes(layout.plan, json.dumps(plan, indent=1).encode())
+    _send_plan(layout, parts)
     return read_plan(layout)
+
+
+def _send_plan(layout: Layout, parts: Sequence[Mapping[str, Any]]) -> None:
+    """Send the plan of a run in object storage: all that it needs, then plan.json."""
+    networks = [path for file in (layout.gate, layout.fuser) for path in (file, file.with_suffix(".json"))]
+    files = [layout.relative(path) for path in networks if path.is_file()]
+    send(layout, [*(str(part["path"]) for part in parts), *files, layout.relative(layout.plan)])
 
 
 def check_code(plan: Plan, layout: Layout) -> None:
@@ -676,7 +700,7 @@ def check_code(plan: Plan, layout: Layout) -> None:
     if changed:
         name = changed[0]
         raise BadRequest(
-            f"{layout.run} was begun with {name} {plan.code.get(name)}, here it is {now.get(name)}: its samples would "
+            f"{layout.place} was begun with {name} {plan.code.get(name)}, here it is {now.get(name)}: its samples would "
             "differ; build into another --run, or go back to that version"
         )
 

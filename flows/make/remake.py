@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.errors import BadRequest
-from flows.make.compose import Look, Made, Photographs, compose, read_recipe
+from flows.make.compose import Look, Made, Photographs, bring_rows, compose, read_recipe
 from flows.make.compose_copypaste import compose_paste
 from flows.make.gate import ask_again, look_through
 from flows.make.paste import read_paste
@@ -60,6 +60,7 @@ def remake(run: Path, key: str) -> Remade:
         raise BadRequest(f"{row['tar']} is damaged at {key} ({damage}); run hcoco verify") from None
     shard = plan.shard(row["shard"])
     place, planned = next((place, each) for place, each in enumerate(read_planned(layout, shard)) if each["key"] == key)
+    bring_rows(plan.roots, [planned])
     look = None if plan.gate is None else look_through(plan.gate)
     made = made_from(planned, look)
     if made.failure and row["reason"] != made.failure:

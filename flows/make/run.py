@@ -18,6 +18,7 @@ from flows.make.shard import Composed, Done, compose_shard, make_shard, read_don
 from flows.store.index import read_index
 from flows.store.layout import Layout, write_bytes
 from flows.store.manifest import make_manifest
+from flows.store.remote import send
 
 
 def left_to_make(layout: Layout, plan: Plan) -> list[ShardPlan]:
@@ -129,7 +130,7 @@ def finish_run(layout: Layout, plan: Plan) -> Finished:
     for shard in plan.shards:
         done = read_done(layout, shard.name)
         if done is None:
-            raise BadRequest(f"{layout.run}: shard {shard.name} is not done; run the same build again")
+            raise BadRequest(f"{layout.place}: shard {shard.name} is not done; run the same build again")
         markers.append(done)
     if leaks := find_split_leaks(layout, plan):
         raise BrokenPromiseError(f"{layout.run}: {leaks[0]} ({len(leaks)} in all)")
@@ -137,6 +138,7 @@ def finish_run(layout: Layout, plan: Plan) -> Finished:
     if manifest["counts"]["planned"] != plan.planned:
         raise BrokenPromiseError(f"{layout.run}: {plan.planned} samples were planned, the markers count otherwise")
     write_bytes(layout.manifest, encode_manifest(manifest))
+    send(layout, [layout.relative(layout.manifest)])
     return Finished(layout, manifest)
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from msgspec import convert
 
-from flows.make.compose import Look, Made, Photographs, compose, person_of, recipe_of
+from flows.make.compose import Look, Made, Photographs, bring_rows, compose, person_of, recipe_of
 from flows.make.gate import Gate, ask_gate, look_through
 from flows.make.judge import Opinion, Verdict, judge
 from flows.make.plan import Plan, ShardPlan, read_plan, read_planned
@@ -27,6 +27,7 @@ from flows.store.decisions import as_decided, read_decisions
 from flows.store.layout import COPYPASTE, FUSION, Layout, is_inside, read_json, write_bytes
 from flows.store.manifest import count_rows
 from flows.store.record import DIFFICULTY, PERSON, encode_record, flatten, make_record
+from flows.store.remote import send_shard
 from flows.store.write import Place, Spill, Written, pack, read_piece, write_samples
 
 if TYPE_CHECKING:  # it brings torch along, which a build of the other stage without a gate does not need
@@ -132,13 +133,14 @@ def compose_shard(run: Path, name: str) -> Composed:
     """Make the samples of a shard and put them aside.
 
     Raises:
-        BadRequest: The plan is damaged.
+        BadRequest: The plan is damaged, or a photograph that lies elsewhere cannot be fetched.
         OSError: The disk is full or not writable; nothing stays.
     """
     began, layout = time.time(), Layout(run)
     plan = read_plan(layout)
     shard = plan.shard(name)
     rows = read_planned(layout, shard)
+    bring_rows(plan.roots, rows)
     folder = layout.index(name).parent
     folder.mkdir(parents=True, exist_ok=True)
     look = None if plan.gate is None else look_through(plan.gate)
@@ -196,7 +198,9 @@ def _write_all(layout: Layout, composed: Composed, opinions: Sequence[Opinion | 
         finished=round(finished, 3),
         device=device if composed.crops else None,
     )
-    write_bytes(layout.done(name), encode_done(done))
+    marker = encode_done(done)
+    send_shard(layout, name, files, marker)
+    write_bytes(layout.done(name), marker)
     return done
 
 
@@ -206,8 +210,13 @@ def encode_done(done: Done) -> bytes:
 
 
 def read_done(layout: Layout, name: str) -> Done | None:
-    """Read a shard's marker; None where it is missing, unreadable, or names files that are not there in full."""
+    """Read a shard's marker; None where it is missing, unreadable, or names files that are not there in full.
+
+    Of a run in object storage only markers whose files are whole there are brought here.
+    """
     done = read_marker(layout, name)
+    if layout.address is not None:
+        return done
     try:
         whole = done and all((layout.run / path).stat().st_size == file["size"] for path, file in done.files.items())
     except (OSError, ValueError, TypeError, KeyError, AttributeError):

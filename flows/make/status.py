@@ -15,6 +15,7 @@ from flows.store.decisions import read_decisions
 from flows.store.layout import Layout
 from flows.store.lock import is_held
 from flows.store.manifest import read_manifest
+from flows.store.remote import bring, is_leased
 from flows.store.swap import is_unsettled
 
 State = Literal["planning", "building", "unfinished", "finished", "damaged"]
@@ -39,7 +40,7 @@ class Status:
         problems: What is wrong, one line each.
     """
 
-    run: Path
+    run: Path | str
     state: State
     at_work: bool | None
     planned: int | None
@@ -69,11 +70,13 @@ def read_status(run: Path) -> Status:
         BadRequest: The folder is missing, or no run.
     """
     layout = Layout(run.expanduser().resolve())
-    begun = is_begun(layout) and layout.lock.exists()
+    if layout.address is not None:
+        bring(layout, index=False)
+    at_work = is_held(layout.lock) if layout.address is None else is_leased(layout)
+    begun = is_begun(layout) and (layout.lock.exists() or bool(layout.address and at_work))
     if not layout.plan.is_file() and not begun and not layout.done("x").parent.is_dir():
-        what = "is no run of hcoco" if layout.run.is_dir() else "does not exist"
-        raise BadRequest(f"{run} {what}; give the folder of a run, such as output/sample-1a2b3c4d")
-    at_work = is_held(layout.lock)
+        what = "is no run of hcoco" if layout.run.is_dir() and not layout.address else "does not exist"
+        raise BadRequest(f"{layout.address or run} {what}; give the folder of a run, such as output/sample-1a2b3c4d")
     problems: list[str] = []
     plan = _plan(layout, problems)
     names = [shard.name for shard in plan.shards] if plan else _marked(layout)
@@ -86,7 +89,7 @@ def read_status(run: Path) -> Status:
     left = None if plan is None else plan.planned - made
     speed = samples_per_second(markers.values())
     return Status(
-        run=layout.run,
+        run=layout.place,
         state=_state(begun=plan is not None or bool(problems), at_work=at_work, finished=finished, problems=problems),
         at_work=at_work,
         planned=None if plan is None else plan.planned,

@@ -33,6 +33,7 @@ from flows.store.layout import COPYPASTE, FUSION, HARMONIZATION, OWN_FOLDER, Lay
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, Stored, read_sample, read_tar
 from flows.store.record import GATES, PERSON, flatten
+from flows.store.remote import borrowed, list_run
 from flows.store.swap import is_unsettled
 from flows.store.write import hash_file
 
@@ -103,10 +104,10 @@ def verify_run(layout: Layout, *, over: Map = map) -> Iterator[Problem]:
     except BadRequest as error:
         yield Problem(layout.relative(layout.decisions), None, str(error))
         return
-    yield from _verify_files(layout, manifest)
+    yield from _verify_files(layout, manifest) if layout.address is None else _verify_objects(layout, manifest)
     for what in over(check_networks, [layout] if plan.gate or plan.fuser else []):
         yield from what
-    check = partial(verify_shard, layout.run)
+    check = partial(verify_shard if layout.address is None else verify_lent, layout.run)
     names = [shard.name for shard in plan.shards]
     for problems in over(check, names):
         yield from problems
@@ -141,6 +142,28 @@ def _verify_files(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Probl
         for file in sorted((layout.run / folder).rglob("*")):
             if file.is_file() and not file.name.startswith(".") and layout.relative(file) not in listed:
                 yield Problem(layout.relative(file), None, "is on disk but not in the manifest")
+
+
+def _verify_objects(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield where manifest and bucket name other files; what is in them is looked at shard by shard."""
+    there = list_run(layout)
+    listed = {entry["path"] for entry in (*manifest["shards"], *manifest.get("index", ()))}
+    yield from (Problem(path, None, "is in the manifest but not in the bucket") for path in sorted(listed - there))
+    strays = {path for path in there - listed if path.partition("/")[0] in {"shards", FUSION, "rejected", "index"}}
+    yield from (Problem(path, None, "is in the bucket but not in the manifest") for path in sorted(strays))
+
+
+def verify_lent(run: Path, name: str) -> list[Problem]:
+    """Check one shard of a run in object storage: bring its files here, compare their hashes, go through the pictures."""
+    layout = Layout(run)
+    manifest = read_manifest(layout)
+    paths = {layout.relative(path) for path in (layout.shard(name), layout.rejected(name), layout.index(name))}
+    entries = (*manifest["shards"], *manifest.get("index", ()))
+    files = {entry["path"]: entry["sha256"] for entry in entries if entry["path"] in paths}
+    with borrowed(layout, name, files) as (lent, missing):
+        damaged = [path for path in files if path not in missing and hash_file(lent.run / path)[0] != files[path]]
+        problems = [Problem(path, None, "differs from its hash in the manifest") for path in damaged]
+        return [*problems, *verify_shard(lent.run, name)]
 
 
 def _manifest_problems(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:

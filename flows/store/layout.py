@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from flows.errors import BadRequest
+from flows.objects import BUILT, READ, address_of
 
 FUSION: Final = "fusion"
 """Name of the stage, and beginning of the names of its shards: `fusion-train-00000`."""
@@ -24,9 +25,28 @@ OWN_FOLDER: Final = (FUSION, COPYPASTE)
 
 @dataclass(frozen=True)
 class Layout:
-    """The paths of one run below its folder."""
+    """The paths of one run below its folder.
+
+    A run in object storage has a folder, too: the one of the cache in which it is built, or read.
+    """
 
     run: Path
+
+    @property
+    def address(self) -> str | None:
+        """Return where in object storage the run lies; None for a run that lies in its folder."""
+        folder = self.run.parent
+        output = address_of(folder, kind=BUILT) or address_of(folder, kind=READ)
+        return output and f"{output}/{self.run.name}"
+
+    @property
+    def place(self) -> Path | str:
+        """Return where the run lies, for people: its folder or its address."""
+        return self.address or self.run
+
+    def link(self, path: Path) -> str:
+        """Return where a file of the run is opened: its address, or the path as one."""
+        return f"{self.address}/{self.relative(path)}" if self.address else path.as_uri()
 
     @property
     def plan(self) -> Path:
@@ -210,7 +230,13 @@ def open_run(run: Path) -> Layout:
         BadRequest: The folder is missing or holds no plan.
     """
     layout = Layout(run.expanduser().resolve())
+    if layout.address is not None:
+        from flows.store.remote import bring  # noqa: PLC0415 - it stands on this module
+
+        bring(layout)
     if not layout.plan.is_file():
+        if layout.address is not None:
+            raise BadRequest(f"{layout.address} holds no run of hcoco; give the address of a run, with its name")
         what = "has no plan.json, so it is no run of hcoco" if run.is_dir() else "does not exist"
         raise BadRequest(f"{run} {what}; give the folder of a run, such as output/sample-1a2b3c4d")
     return layout

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flows.errors import BadRequest
 from flows.store.layout import OWN_FOLDER, Layout
+from flows.store.remote import leased
 from flows.store.swap import settle
 
 
@@ -19,7 +20,8 @@ def only_build(layout: Layout) -> Iterator[None]:
     Raises:
         BadRequest: Another build is at work in the same run.
     """
-    with holding(layout.lock, busy=f"another build is at work in {layout.run}; wait for it, or choose another --run"):
+    busy = f"another build is at work in {layout.place}; wait for it, or choose another --run"
+    with holding(layout.lock, busy=busy), leased(layout):
         settle(layout)
         _sweep(layout)
         try:

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from flows import objects
 from flows.errors import BadRequest
 from flows.store.index import read_index
 from flows.store.layout import Layout
@@ -75,7 +76,13 @@ def read_sample(tar: Path, *, offset: int, size: int) -> Stored:
     Raises:
         Damaged: There is no whole sample at this place.
     """
-    data = _read_extent(tar, offset=offset, size=size)
+    try:
+        data = _read_extent(tar, offset=offset, size=size)
+    except FileNotFoundError as error:
+        found = _read_object(tar, offset=offset, size=size)
+        if found is None:
+            raise Damaged(f"{tar.name}: {error.strerror}") from None
+        data = found
     key, members = "", dict[str, bytes]()
     for member, content in _members(data, name=tar.name):
         this, extension = _check_member(member, name=tar.name)
@@ -92,6 +99,8 @@ def _read_extent(tar: Path, *, offset: int, size: int) -> bytes:
     """Read a piece of a plain file; an index that lies about its size costs no memory."""
     try:
         descriptor = os.open(tar, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise Damaged(f"{tar.name}: {getattr(error, 'strerror', error)}") from None
     try:
@@ -103,6 +112,14 @@ def _read_extent(tar: Path, *, offset: int, size: int) -> bytes:
         raise Damaged(f"{tar.name}: {error.strerror}") from None
     finally:
         os.close(descriptor)
+
+
+def _read_object(tar: Path, *, offset: int, size: int) -> bytes | None:
+    """Read a piece of a tar of a run in object storage, whose folder here holds no tars; None of any other."""
+    layout = Layout(tar.parent.parent)
+    if layout.address is None or offset < 0 or size <= 0:
+        return None
+    return objects.read(f"{layout.address}/{layout.relative(tar)}", offset=offset, size=size)
 
 
 def _members(data: bytes, *, name: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
@@ -137,6 +154,29 @@ def read_tar(tar: Path) -> Iterator[Stored]:
             yield from _samples(file, size=os.fstat(file.fileno()).st_size, name=tar.name)
     except OSError as error:
         raise Damaged(f"{tar.name}: {error.strerror}") from None
+
+
+def file_sizes(layout: Layout, paths: Iterable[str]) -> dict[str, int]:
+    """Return the sizes of files of a run in bytes, by path below it.
+
+    Raises:
+        Damaged: One is missing.
+    """
+    if layout.address is not None:
+        there = objects.list_entries(layout.address)
+        sizes = {path: there[path].size if path in there else -1 for path in paths}
+    else:
+        sizes = {path: _size(layout.run / path) for path in paths}
+    if missing := next((path for path, size in sizes.items() if size < 0), None):
+        raise Damaged(f"{missing} is missing; run hcoco verify")
+    return sizes
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def find_sample(layout: Layout, key: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from flows.store.cells import harmless_cell
 from flows.store.index import read_index
 from flows.store.layout import Layout, read_json, write_bytes
 from flows.store.manifest import read_places
-from flows.store.read import Damaged
+from flows.store.read import file_sizes
 from flows.store.record import FIELDS
 from flows.view.cards import MEANINGS, tell, web_link
 from flows.view.croissant import describe_croissant
@@ -119,7 +119,7 @@ def write_card(layout: Layout) -> list[Path]:
     croissant = describe_croissant(
         name=name,
         manifest=manifest,
-        sizes={each["path"]: _size(layout, each["path"]) for each in (*manifest["shards"], *manifest.get("index", ()))},
+        sizes=file_sizes(layout, [each["path"] for each in (*manifest["shards"], *manifest.get("index", ()))]),
         licenses=sorted({url for each in facts.photographs if (url := license_of(each, licenses).url)}),
         citation=_citation(manifest["settings"]),
         schema=_schema(layout, manifest),
@@ -171,10 +171,11 @@ def gather_facts(layout: Layout, manifest: Mapping[str, Any]) -> Facts:
             parts.append(table.filter(pa.array(kept))[name].drop_null().to_numpy())
         for role in _roles(table):
             _add_photographs(photographs, table, role, kept)
+    sizes = file_sizes(layout, [shard["path"] for shard in manifest["shards"]])
     for shard in manifest["shards"]:
         split, folder = Path(shard["path"]).name.partition("-")[0], Path(shard["path"]).parent.name
         if folder != "rejected":
-            splits[split]["bytes"] += _size(layout, shard["path"])
+            splits[split]["bytes"] += sizes[shard["path"]]
             splits[split]["shards"] += 1
     found = {name: np.concatenate(parts) for name, parts in numbers.items() if any(len(part) for part in parts)}
     return Facts(
@@ -321,13 +322,6 @@ def _add_photographs(photographs: dict[int, Photograph], table: pa.Table, role: 
         each = photographs.setdefault(image_id, Photograph(image_id, split, number, coco_url, flickr_url, {}, {}))
         each.samples[role] = each.samples.get(role, 0) + 1
         each.kept[role] = each.kept.get(role, 0) + keeps
-
-
-def _size(layout: Layout, path: str) -> int:
-    try:
-        return (layout.run / path).stat().st_size
-    except OSError:
-        raise Damaged(f"{path} is missing; run hcoco verify") from None
 
 
 def _cell(value: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from flows.store.layout import Layout
+from flows.store.remote import send_views
 from flows.view.data_card import write_card
 from flows.view.gallery import Map, write_gallery
 from flows.view.links import link_pages
@@ -42,7 +43,8 @@ def write_views(layout: Layout, *, planned: int, over: Map = map) -> Views:
     """
     report = write_report(layout)
     write_card(layout)
-    small = planned <= GALLERY_UP_TO
+    send_views(layout)
+    small = planned <= GALLERY_UP_TO and layout.address is None  # the others read every tar
     gallery = write_gallery(layout, over=over).page if small or layout.gallery.is_file() else None
     statistics = write_statistics(layout, over=over).page if small or layout.statistics.is_file() else None
     link_pages(layout)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from flows.coco.sources import Source, cache_folder, open_source, read_ids
+from flows.coco.sources import Source, open_source, read_ids
 from flows.errors import BadRequest
+from flows.objects import cache_folder
 
 Write = Callable[..., Path]
 
