@@ -449,7 +449,7 @@ def test_a_machine_without_the_shared_folder_or_with_other_code_is_named(
     with (other / "augment" / "__init__.py").open("a") as file:
         file.write("\n# another version\n")
     blind = (f"mount -t tmpfs none {shared / 'coco'}", f"does not see {shared / 'coco'}")
-    for before, line in (blind, (f"export PYTHONPATH={other}:{ROOT}", "has digest")):
+    for before, line in (blind, (f"mount --bind {other / 'augment'} {ROOT / 'augment'}", "has digest")):
         third.start_ray(f"--address {head.address}:6379", before=before)
         inside = ("ip", "netns", "exec", head.name, sys.executable, "-m", "flows.cli", "build", "--source")
         words = (*inside, shared / "coco", "--output", shared / "blind", *OPTIONS, "--runner", f"{head.address}:6379")

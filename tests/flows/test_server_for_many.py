@@ -197,7 +197,7 @@ def test_two_workers_share_a_queue_and_one_of_them_may_die(server: Server, tmp_p
     source = tmp_path / "coco"
     write_coco(source)
     same = {"source": source, "output": tmp_path / "out", "gate": "off", "stages": "harmonization", "workers": 1}
-    long = {**same, "run": "long", "shard_size": 8, "variants": 30}
+    long = {**same, "run": "long", "shard_size": 8, "variants": 16}
     with worker(server, "one") as one, worker(server, "two") as two:
         both = [server.submit(**same, run=name, shard_size=8, variants=2) for name in ("a", "b")]
         server.wait(*both, until=("RUNNING", *ENDED))
@@ -218,7 +218,7 @@ def test_two_workers_share_a_queue_and_one_of_them_may_die(server: Server, tmp_p
         assert lost["state_type"] == "CRASHED", lost["state"]
         (again,) = server.wait(server.submit(**long))
         assert again["state_type"] == "COMPLETED", again["state"]
-    for name, variants in (("a", 2), ("b", 2), ("long", 30)):
+    for name, variants in (("a", 2), ("b", 2), ("long", 16)):
         layout = Layout(tmp_path / "out" / name)
         assert list(verify_run(layout)) == []
         assert differing(hashes(layout), hashes(build_in(source, tmp_path / f"{variants}", variants=variants))) == []
