@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.utils import pytorch_worker_info
 
 from flows.errors import BadRequest
+from flows.objects import is_address
 from flows.store.index import read_index
 from flows.store.layout import Layout, open_run
 from flows.store.manifest import read_places
@@ -129,6 +130,8 @@ def load_samples(
         BadRequest: There is no such run, it is unfinished, or it has no such sample.
         Damaged: A shard is missing or shorter than the index says.
     """
+    if is_address(str(run)):
+        raise BadRequest(f"{run} must lie on a disk for this; copy it down first: hcoco copy {run} FOLDER")
     layout = open_run(Path(run))
     names = _check_pictures(stage, pictures)
     if (rank is None) != (world_size is None):
