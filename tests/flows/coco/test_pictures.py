@@ -371,20 +371,16 @@ except cv2.error:
     assert done.stdout == "refused\n", done.stderr
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    """An archive from a stranger may hold links: none leads a name elsewhere, one within the folder is followed."""
+def test_links_are_followed(tmp_path: Path) -> None:
+    """Collections kept by git-annex, DVC or in a cache are links; a circle of them is unreadable."""
     folder = tmp_path / "photographs"
-    (folder / "deep").mkdir(parents=True)
-    (tmp_path / "secret.jpg").write_bytes(b"secret")
-    (folder / "true.jpg").write_bytes(b"true")
-    (folder / "deep" / "inside.jpg").symlink_to(folder / "true.jpg")
-    (folder / "out.jpg").symlink_to(tmp_path / "secret.jpg")
-    (folder / "up").symlink_to(tmp_path)
+    folder.mkdir()
+    (tmp_path / "object").write_bytes(b"true")
+    (folder / "out.jpg").symlink_to(tmp_path / "object")
     (folder / "circle.jpg").symlink_to(folder / "circle.jpg")
-    assert read_bytes(locate(folder, "deep/inside.jpg")) == b"true"
-    for name in ("out.jpg", "up/secret.jpg", "up/photographs/../secret.jpg", "circle.jpg"):
-        with pytest.raises(BadPicture):
-            read_bytes(locate(folder, name))
+    assert read_bytes(locate(folder, "out.jpg")) == b"true"
+    with pytest.raises(BadPicture):
+        read_bytes(locate(folder, "circle.jpg"))
 
 
 def test_a_folder_that_is_a_link_itself_is_fine(tmp_path: Path) -> None:
