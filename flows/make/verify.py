@@ -149,7 +149,8 @@ def _verify_objects(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Pro
     there = list_run(layout)
     listed = {entry["path"] for entry in (*manifest["shards"], *manifest.get("index", ()))}
     yield from (Problem(path, None, "is in the manifest but not in the bucket") for path in sorted(listed - there))
-    strays = {path for path in there - listed if path.partition("/")[0] in {"shards", FUSION, "rejected", "index"}}
+    folders = {"shards", *OWN_FOLDER, "rejected", "index"}
+    strays = {path for path in there - listed if path.partition("/")[0] in folders}
     yield from (Problem(path, None, "is in the bucket but not in the manifest") for path in sorted(strays))
 
 

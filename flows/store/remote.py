@@ -27,7 +27,7 @@ from typing import Any, Final
 from flows import objects
 from flows.errors import BadRequest
 from flows.objects import BUILT, READ, Entry
-from flows.store.layout import Layout, write_bytes
+from flows.store.layout import OWN_FOLDER, Layout, write_bytes
 
 LEASE_SECONDS: Final = 120.0
 """How long a lease holds that is not renewed: so long a run waits for another machine after its own died."""
@@ -38,7 +38,7 @@ _LEASE: Final = ".lease"
 _FORGOTTEN_SECONDS: Final = 86_400.0
 _SMALL: Final = ("plan.json", "plan/", "gate/", "fuser/", "decisions.json", "done/", "manifest.json")
 _INDEX: Final = "index/"
-_TARS: Final = ("shards", "fusion", "rejected")
+_TARS: Final = ("shards", *OWN_FOLDER, "rejected")
 _BEGUN: Final = ("plan/", "gate/", "fuser/", _LEASE)
 """What an interrupted planning leaves before there is a plan."""
 _LAST: Final = ("done/", "plan.json", "manifest.json")

@@ -43,11 +43,11 @@ def write_views(layout: Layout, *, planned: int, over: Map = map) -> Views:
     """
     report = write_report(layout)
     write_card(layout)
-    send_views(layout)
     small = planned <= GALLERY_UP_TO and layout.address is None  # the others read every tar
     gallery = write_gallery(layout, over=over).page if small or layout.gallery.is_file() else None
     statistics = write_statistics(layout, over=over).page if small or layout.statistics.is_file() else None
     link_pages(layout)
+    send_views(layout)
     return Views(report, gallery, statistics)
 
 
