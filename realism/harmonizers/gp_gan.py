@@ -58,7 +58,9 @@ class GpGan(nn.Module):
         draw_weights(self)
 
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
-        """Return the picture (B, 3, S, S), sRGB 0..1; S is 4 times 2 to the number of widths.
+        """Return the picture (B, 3, S, S), sRGB 0..1.
+
+        S is 4 times 2 to the number of widths, or a larger multiple of that power, which makes a bottleneck of squares.
 
         Args:
             composite: (B, 3, S, S), sRGB 0..1.

@@ -131,7 +131,7 @@ def test_foreground_mse_counts_what_is_inside(run: Layout) -> None:
     [
         ({"network": "unet"}, "setting network: "),
         ({"side": 33}, "setting side: masked_unet cannot work at 33 px; its presets take 96 and 256"),
-        ({"network": "gp_gan", "side": 128}, "setting side: gp_gan cannot work at 128 px"),
+        ({"network": "gp_gan", "side": 40}, "setting side: gp_gan cannot work at 40 px"),
         ({"steps": 0}, "setting steps: "),
         ({"samples": "nowhere"}, "nowhere does not exist"),
     ],
