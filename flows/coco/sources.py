@@ -183,7 +183,8 @@ def read_ids(path: Path | None) -> frozenset[int]:
     try:
         if path.exists() and (not path.is_file() or path.stat().st_size > LIST_BYTES):
             raise BadRequest(
-                f"the list of excluded ids {path} is no plain file of at most {LIST_BYTES // 1_000_000} MB; write one id a line"
+                f"cannot read the list of excluded ids {path}: no plain file of at most {LIST_BYTES // 1_000_000} MB; "
+                "write one id a line"
             )
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):

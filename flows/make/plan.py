@@ -39,7 +39,7 @@ from flows.objects import is_address
 from flows.settings import COPYPASTE, FUSION, STAGES, BuildSettings, fingerprint, identity
 from flows.store.decisions import KEY
 from flows.store.index import MOST_ROWS, read_bounded, read_index
-from flows.store.layout import OWN_FOLDER, SHARD_NAME, Layout, is_inside, read_json, write_bytes, writing
+from flows.store.layout import HARMONIZATION, OWN_FOLDER, SHARD_NAME, Layout, is_inside, read_json, write_bytes, writing
 from flows.store.lock import only_build
 from flows.store.manifest import check_selection
 from flows.store.remote import send
@@ -409,13 +409,16 @@ def _check_planned(rows: Sequence[Mapping[str, Any]], shard: ShardPlan) -> None:
     """
     if len(rows) != shard.planned or len({row["key"] for row in rows}) < len(rows):
         raise ValueError(f"shard {shard.name} has other samples than planned")
-    roles = ("target", "reference") if shard.stage != FUSION else ROLES[:2]
-    needed = ("image_id", "annotation_id", "subset", "file_name", "width", "height", "crc32", "segmentation")
+    photograph = ("image_id", "subset", "file_name", "width", "height", "crc32")
+    person = (*photograph, "annotation_id", "segmentation")
+    needed = {"target": person, "reference": person if shard.stage == HARMONIZATION else photograph}
+    if shard.stage == FUSION:
+        needed = {ROLES[0]: person, ROLES[1]: photograph}
     for row in rows:
         if not KEY.fullmatch(row["key"] or "") or row["split"] != shard.split or row["variant"] is None:
             raise ValueError(f"shard {shard.name} has a sample without a key of its own")
-        for role in roles:
-            if any(row[f"{role}_{name}"] is None for name in needed):
+        for role, names in needed.items():
+            if any(row[f"{role}_{name}"] is None for name in names):
                 raise ValueError(f"{row['key']} has a {role} of whom something is missing")
 
 
