@@ -38,6 +38,9 @@ from augment.place import Box
 from flows.coco.masks import decode_mask
 from flows.coco.pictures import decode
 from flows.coco.sample import write_sample
+from flows.coco.sources import open_source
+from flows.make.evaluate_fusion import cases_of_source, compare, open_methods
+from realism.weights import shipped_fusion
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -49,6 +52,7 @@ SHOWN = (6587, 970)
 """Images of the embedded sample whose person is in the pictures: dark hair before snow; curls."""
 BACKDROP = 4258
 """Image of the embedded sample that the first of them is brought into."""
+SHOWN_CASES = 3
 GREEN = (60, 170, 90)
 
 
@@ -197,6 +201,25 @@ def draw_pictures(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save(folder / "mattes.png", np.hstack([before_after(*pair) for pair in zip(shown, mattes, strict=True)]))
     save(folder / "blends.png", side_by_side(shown[0], mattes[0], found[BACKDROP]))
+    save(folder / "networks.png", rows_of_methods())
+
+
+def rows_of_methods() -> Pixels:
+    """Return held-out people of the embedded sample in other scenes: given, wanted, every blend, the shipped network."""
+    network = shipped_fusion("photographs")
+    sets = cases_of_source(open_source("sample"), None, first=network, count=SHOWN_CASES, seed=1, device="cpu")
+    compared = compare({"easy": sets["easy"]}, open_methods({"network": network}, device="cpu"))
+    rows = [[views[name] for name in compared.pictures["easy"][0]] for views in compared.pictures["easy"]]
+    return np.asarray(np.vstack([np.hstack([_in_cell(view) for view in row]) for row in rows]), np.uint8)
+
+
+def _in_cell(view: Pixels, *, width: int = 104, height: int = 260) -> Pixels:
+    """Scale a picture into a white cell."""
+    scale = min(width / view.shape[1], height / view.shape[0])
+    small = cv2.resize(view, dsize=None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    cell = np.full((height, width, 3), 255, np.uint8)
+    cell[: small.shape[0], : small.shape[1]] = small[:height, :width]
+    return cell
 
 
 def before_after(person: Person, matte: Matte) -> Pixels:

@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# One thread each, before they are loaded: on a busy machine OpenMP's threads wait for each other by spinning.
+for _name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 import cv2
 import numpy as np
 import pytest
