@@ -166,7 +166,7 @@ class _Manifest(Struct):
     counts: _Counts
     selection: _Selection
     settings: dict[str, Any]
-    code: dict[str, str]
+    code: dict[str, Any]
     shards: list[_Entry]
     index: list[_Entry] = []
     decisions: dict[str, int] = {}
