@@ -5,7 +5,7 @@
 #   make build-hcoco KEEP=1                leave the server and the worker up afterwards
 #   make test [ARGS="-k colour"]           set up and run the tests
 #   make test-slow                         the tests that take more than about 20 seconds each
-#   make test-slow EXTRAS=test,ray         those on a Ray cluster too
+#   make test-by-hand EXTRAS=test,ray      kills, fuzzing, clusters, servers: minutes each, on a quiet machine
 #   make check                             ruff, mypy and import-linter
 #   make setup                             only set up; does nothing where all is up to date
 #   make clean                             stop the services, remove caches, .prefect and .venv; runs in output stay
@@ -25,7 +25,7 @@ export DO_NOT_TRACK  := 1
 
 .ONESHELL:
 .SHELLFLAGS := -euc
-.PHONY: build-hcoco test test-slow check setup clean
+.PHONY: build-hcoco test test-slow test-by-hand check setup clean
 
 build-hcoco: setup
 	@exec $(BIN)/python -m flows.services $(if $(KEEP),--keep) -- \
@@ -36,6 +36,9 @@ test: setup
 
 test-slow: setup
 	@exec $(BIN)/python -m pytest -m slow $(ARGS)
+
+test-by-hand: setup
+	@exec $(BIN)/python -m pytest -m by_hand $(ARGS)
 
 check: EXTRAS := test,dev
 check: setup

@@ -170,8 +170,8 @@ class _Manifest(Struct):
     shards: list[_Entry]
     index: list[_Entry] = []
     decisions: dict[str, int] = {}
-    gate: dict[str, Any] | None = None
-    fuser: dict[str, Any] | None = None
+    gate: Any = None
+    fuser: Any = None
 
 
 def check_selection(value: object) -> None:

@@ -79,7 +79,7 @@ def test_shards_are_read_from_a_bucket(s3: Storage, tiny_coco: Path, tmp_path: P
     assert len(keys) == len(set(keys)) == manifest["counts"]["kept"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_both_stages_through_a_bad_network(s3: Storage, many_coco: Path, tmp_path: Path) -> None:
     """Source and run on S3, through resets, lost answers, cut bodies and 503s: the tars of the local build."""
     network = save_untrained(tmp_path / "network")
@@ -96,7 +96,7 @@ def test_both_stages_through_a_bad_network(s3: Storage, many_coco: Path, tmp_pat
     assert main(["verify", f"{s3.address}/runs/run"]) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_build_that_is_killed_is_ended_by_another_machine(
     s3: Storage, many_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from tests.flows.kills import FINAL, deployed, state_of, submit, wait_until
 from tests.flows.make.building import build_in, differing, hashes
 from tests.flows.test_stopping import SLOW_DISK, markers
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.by_hand
 
 SILENT = 45
 """Seconds without a sign of life, which comes every 30; less than the 90 of real life, to save time."""

@@ -237,7 +237,7 @@ def _wait_until_gone(pids: list[int]) -> None:
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_workers_of_ray_do_as_those_of_the_pool(two: RayRunner, tmp_path: Path) -> None:
     """Order, single threads and errors are those of the local runner; killed work is begun again, or given up."""
     assert two.workers == 2
@@ -258,7 +258,7 @@ def test_workers_of_ray_do_as_those_of_the_pool(two: RayRunner, tmp_path: Path) 
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 @pytest.mark.usefixtures("two")
 def test_a_cluster_of_this_machine_listens_on_loopback_alone() -> None:
     """No process of a cluster that was started here can be reached from outside, and there is no dashboard."""
@@ -276,7 +276,7 @@ def _plan(two: RayRunner, tiny_coco: Path, output: Path, undisturbed: Layout) ->
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_killed_worker_loses_only_its_shard(
     two: RayRunner, tiny_coco: Path, tmp_path: Path, undisturbed: Layout, begun: Path
 ) -> None:
@@ -308,7 +308,7 @@ def _begun_last(begun: Path, layout: Layout) -> tuple[str, str, int]:
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_an_actor_for_each_accelerator_scores_to_the_same_bytes(
     two: RayRunner, tiny_coco: Path, tmp_path: Path, undisturbed: Layout
 ) -> None:
@@ -328,7 +328,7 @@ def test_an_actor_for_each_accelerator_scores_to_the_same_bytes(
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_killed_build_leaves_no_process_and_ends_by_a_rerun(tiny_coco: Path, tmp_path: Path) -> None:
     """`kill -9` of the build takes its cluster along; the same command without Ray ends it to the same bytes."""
     words = ("build", "--source", tiny_coco, "--output", tmp_path, *OPTIONS, "--workers", "2")
@@ -391,7 +391,7 @@ def machines(environment: dict[str, str]) -> Iterator[list[Machine]]:
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_machine_that_dies_in_mid_build_loses_only_its_shard(
     machines: list[Machine], shared: Path, environment: dict[str, str]
 ) -> None:
@@ -436,7 +436,7 @@ def _under_way_on(machine: Machine, log: Path, layout: Layout, build: subprocess
 
 
 @needs_ray
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_a_machine_without_the_shared_folder_or_with_other_code_is_named(
     machines: list[Machine], shared: Path, environment: dict[str, str]
 ) -> None:

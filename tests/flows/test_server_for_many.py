@@ -191,7 +191,7 @@ def worker_of(flow_run: Mapping[str, Any]) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_two_workers_share_a_queue_and_one_of_them_may_die(server: Server, tmp_path: Path) -> None:
     """Two runs are made at once; of two into one run the second is refused; a killed worker's run ends by a rerun."""
     source = tmp_path / "coco"

@@ -14,7 +14,7 @@ NEVER_TAKEN = ("names", "export-begun")
 """Whose cases are all to be refused: names that lead elsewhere, exports of something else."""
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_nothing_that_others_wrote_ends_in_more_than_a_reason() -> None:
     """Every case is read, or refused with its reason or one line: no other error, no hang, no 2 GB of memory."""
     outcomes = fuzz(NAMES, cases=CASES, seed=7, seconds=2.0)
