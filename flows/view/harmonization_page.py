@@ -5,12 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 import cv2
-import jinja2
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from flows.coco.pictures import Picture
 from flows.store.layout import write_bytes
 from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, _drawing, _svg
+from flows.view.report import page_environment, page_text
 from realism.conventions import CONVENTIONS, MEASURES
 
 SIDE: Final = 320
@@ -86,18 +85,16 @@ def write_harmonization_page(
         "bins": plot_bins(native["bins"], about["methods"]),
         "changes": plot_changes(np.stack(figures), about["methods"]),
     }
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters |= {
         "count": lambda number: f"{number:,}",
         "percent": lambda value: f"{100 * value['mean']:.1f} % ({100 * value['low']:.1f} to {100 * value['high']:.1f})",
         "spread": _spread,
         "verdict": _verdict,
     }
-    text = environment.from_string(_text("harmonization.html")).render(
+    text = environment.get_template("harmonization.html").render(
         name=Path(about["place"]).name,
-        style=Markup(_text("report.css")),  # noqa: S704 - our own file
+        style=Markup(page_text("report.css")),  # noqa: S704 - our own file
         about=about,
         bins=native["bins"],
         columns=COLUMNS,
@@ -208,8 +205,3 @@ def _encoded(picture: Picture) -> str:
     small = cv2.resize(picture, dsize=None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else picture
     _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
     return base64.b64encode(data.tobytes()).decode()
-
-
-def _text(name: str) -> str:
-    """Read a file that stands beside this module."""
-    return resources.files("flows.view").joinpath(name).read_text("utf-8")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ from flows.errors import BadRequest
 from flows.store.layout import TrainingLayout, write_bytes
 from flows.view.cards import tell
 from flows.view.plots import INK, MUTED, _drawing, _svg
+from flows.view.report import page_environment, page_text
 from flows.view.training import _dot, _grid
 from realism.harmonizers.checkpoint import PREFIX
 from realism.harmonizers.table import known_harmonizer
@@ -50,18 +50,16 @@ def render_harmonizer_page(*, name: str, about: Mapping[str, Any], sheets: Mappi
     """
     network, metrics = str(about["architecture"]).removeprefix(PREFIX), about["metrics"]
     history, none = metrics["history"], metrics.get("val_fmse_none")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters["count"] = lambda number: f"{number:,}"
     figures = {key: plot_curve(history, key, level=none if key == "val_fmse" else None) for key in CURVES}
     outcome = "Nothing was held out to measure it on."
     if none is not None:
         last = history[-1]["val_fmse"]
         outcome = f"Foreground MSE {last:.0f} on {metrics['held_out']} samples of val; {none:.0f} with no change."
-    text = environment.from_string(_text("harmonizer.html")).render(
+    text = environment.get_template("harmonizer.html").render(
         name=name,
-        style=Markup(_text("report.css")),  # noqa: S704 - our own file
+        style=Markup(page_text("report.css")),  # noqa: S704 - our own file
         about=about,
         network=network,
         source=known_harmonizer(network).source,
@@ -97,8 +95,3 @@ def _sheets(layout: TrainingLayout) -> dict[str, bytes]:
 
 def _data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _text(name: str) -> str:
-    """Read a file that stands beside this module."""
-    return resources.files("flows.view").joinpath(name).read_text("utf-8")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +18,7 @@ from flows.errors import BadRequest
 from flows.store.layout import TrainingLayout, read_json, write_bytes
 from flows.view.cards import DASH, tell
 from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, _drawing, _svg
+from flows.view.report import page_environment, page_text
 from realism.audit import MIN_SUBJECTS, NULL_TOLERANCE, SHIFT_TOLERANCE, find_failures
 
 if TYPE_CHECKING:
@@ -147,13 +147,11 @@ def render_training(
         "roc": plot_roc({split: scores[split] for split in splits}),
         "scores": plot_scores(scores[shown], threshold=about["threshold"]),
     }
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters |= {"figure": _figure, "count": lambda number: f"{number:,}"}
-    text = environment.from_string(_text("training.html")).render(
+    text = environment.get_template("training.html").render(
         name=name,
-        style=Markup(_text("report.css")),  # noqa: S704 - our own file
+        style=Markup(page_text("report.css")),  # noqa: S704 - our own file
         about=about,
         audit=audit,
         checks=audit_checks(audit),
@@ -348,11 +346,6 @@ def _grid(axes: Axes) -> None:
 
 def _figure(value: float | None) -> str:
     return DASH if value is None else f"{value:.3f}"
-
-
-def _text(name: str) -> str:
-    """Read a file that stands beside this module."""
-    return resources.files("flows.view").joinpath(name).read_text("utf-8")
 
 
 def _read(path: Path) -> Any:

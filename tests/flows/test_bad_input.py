@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ import flows.runners
 import flows.store.layout
 import flows.view.report
 from flows.cli import BAD_REQUEST, DAMAGE, DONE, main
+from tests.flows.here import Here
 from tests.flows.make.forging import flip
 from tests.flows.make.gating import save_untrained
 
@@ -36,31 +37,6 @@ Instances = dict[str, Any]
 FEW = (1, 2, 3, 4, 5, 6, 7, 8, 12)
 """Photographs of the tiny folder for most tests: seven of the split `train` and two of `val`."""
 PEOPLE = 2 * len(FEW)
-
-
-class Here:
-    """A runner without processes, so that a test may break what the workers use."""
-
-    workers = 1
-
-    def __enter__(self) -> Self:
-        """Return the runner."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop nothing."""
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the function."""
-        return function(*arguments)
-
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Call the function with each item."""
-        return map(function, items)
-
-    def each(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """Make the calls in turn."""
-        return (call[0](*call[1:]) for call in calls)
 
 
 @pytest.fixture(autouse=True)

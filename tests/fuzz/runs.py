@@ -10,10 +10,9 @@ import random
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,37 +23,13 @@ from flows.store.layout import Layout
 from flows.store.read import Damaged, read_sample, read_tar
 from flows.store.write import END
 from tests.conftest import write_coco
+from tests.flows.here import Here
 from tests.flows.make.building import build_in
 from tests.fuzz.mutate import EVIL, mutate_bytes, mutate_json, mutate_lines, mutate_value, write_json
 from tests.fuzz.sources import scratch
 from tests.fuzz.target import Refused, Target
 
 SHARD = "train-00000"
-
-
-class Here:
-    """A runner without processes."""
-
-    workers = 1
-
-    def __enter__(self) -> Self:
-        """Return the runner."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop nothing."""
-
-    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the function."""
-        return function(*arguments)
-
-    def map(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        """Call the function with each item."""
-        return map(function, items)
-
-    def each(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        """Make the calls in turn."""
-        return (call[0](*call[1:]) for call in calls)
 
 
 @cache
