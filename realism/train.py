@@ -236,9 +236,19 @@ def _begin(
     torch.manual_seed(settings.seed)
     model = build().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    scaler = torch.amp.GradScaler(enabled=device == "cuda")
-    mixed = torch.autocast(device, enabled=device == "cuda" or half_on_cpu)
+    mixed, scaled = mixed_precision(device, enabled=device == "cuda" or half_on_cpu)
+    scaler = torch.amp.GradScaler(enabled=scaled)
     return _Running(model, copy.deepcopy(model).eval(), optimizer, scaler, mixed)
+
+
+def mixed_precision(device: str, *, enabled: bool) -> tuple[torch.autocast, bool]:
+    """Return a device's mixed precision, and whether its gradients must be scaled.
+
+    It is bfloat16, whose range no loss leaves; float16, and scaled, on cards that lack it.
+    """
+    narrow = device == "cuda" and not torch.cuda.is_bf16_supported()
+    half = torch.float16 if narrow else torch.bfloat16
+    return torch.autocast(device, dtype=half, enabled=enabled), enabled and narrow
 
 
 def rate_at(step: int, settings: LoopSettings) -> float:

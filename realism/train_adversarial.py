@@ -27,6 +27,7 @@ from realism.train import (
     decay_at,
     descend,
     follow,
+    mixed_precision,
     restore_state,
     write_state,
 )
@@ -156,8 +157,8 @@ def _begin(
         )
         for network, rate in ((model, settings.learning_rate), (critic, settings.critic_rate))
     ]
-    scalers = [torch.amp.GradScaler(enabled=device == "cuda") for _ in optimizers]
-    mixed = torch.autocast(device, enabled=device == "cuda")
+    mixed, scaled = mixed_precision(device, enabled=device == "cuda")
+    scalers = [torch.amp.GradScaler(enabled=scaled) for _ in optimizers]
     return _Running(
         model=model,
         critic=critic,
