@@ -49,6 +49,7 @@ def train_harmonizer(
     *,
     state: Path,
     device: str = "cpu",
+    half_on_cpu: bool = False,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -59,6 +60,7 @@ def train_harmonizer(
         settings: Of the training.
         state: File that holds it.
         device: `cpu` or `cuda`.
+        half_on_cpu: Use mixed precision (bfloat16) on the CPU too; not for a network with a critic.
         validate: Measures the averaged network.
         report: Told of each saved stretch.
     """
@@ -75,7 +77,7 @@ def train_harmonizer(
         return known.loss(model(tensors.composite, tensors.mask), tensors)
 
     if known.adversary is None:
-        return fit(build, draw, loss, settings, **common)
+        return fit(build, draw, loss, settings, half_on_cpu=half_on_cpu, **common)
     adversary = known.adversary
     game = _game(known.loss, adversary, device=device)
     return fit_adversarial(lambda: (build(), adversary.build(settings.shape)), draw, game, settings, **common)
