@@ -326,6 +326,12 @@ def _add_evaluations(command: Callable[..., argparse.ArgumentParser]) -> None:
     harmonization.add_argument(
         "--split", choices=("train", "val", "test"), default="test", help="of a run. Default: test."
     )
+    harmonization.add_argument(
+        "--stage",
+        choices=("harmonization", "copypaste"),
+        default="harmonization",
+        help="of a run; blenders are judged on copypaste. Default: harmonization.",
+    )
     harmonization.add_argument("--seed", type=_seed, default=0, help="of the bootstrap. Default: 0.")
     harmonization.add_argument("--workers", type=_workers, default=None, help="processes; the cores by default")
     harmonization.add_argument(
@@ -745,6 +751,7 @@ def _evaluate_harmonization(given: argparse.Namespace) -> int:
             given.place,
             harmonizers=harmonizers,
             split=given.split,
+            stage=given.stage,
             device=device,
             seed=given.seed,
             over=map if runner is None else runner.map,

@@ -205,6 +205,7 @@ class Evaluation:
     tally: Tally
     tables: Mapping[str, Table]
     seed: int
+    stage: str | None = None
 
     @property
     def comparable(self) -> str | None:
@@ -225,6 +226,7 @@ class Evaluation:
         return {
             "place": self.place,
             "split": self.split,
+            "stage": self.stage,
             "samples": len(self.tally.names),
             "photographs": len(set(self.tally.photographs)),
             "groups": dict(self.tally.groups),
@@ -324,8 +326,8 @@ def is_run(place: Path) -> bool:
     return (place.expanduser() / "plan.json").is_file()
 
 
-def pieces_of_run(layout: Layout, *, split: str = "test") -> list[Piece]:
-    """Return the kept harmonization samples of a split of a finished run, in the order of shards and keys.
+def pieces_of_run(layout: Layout, *, split: str = "test", stage: str = HARMONIZATION) -> list[Piece]:
+    """Return the kept samples of a split and stage of a finished run, in the order of shards and keys.
 
     Raises:
         BadRequest: The run is unfinished or damaged, or has no such samples.
@@ -336,9 +338,7 @@ def pieces_of_run(layout: Layout, *, split: str = "test") -> list[Piece]:
             table = pq.read_table(
                 layout.run / entry["path"],
                 columns=["key", "tar", "offset", "size", "target_image_id"],
-                filters=(pc.field("stage") == HARMONIZATION)
-                & (pc.field("status") == "kept")
-                & (pc.field("split") == split),
+                filters=(pc.field("stage") == stage) & (pc.field("status") == "kept") & (pc.field("split") == split),
             )
         except (OSError, pa.ArrowException) as error:
             message = str(error).splitlines()[0]
@@ -346,7 +346,7 @@ def pieces_of_run(layout: Layout, *, split: str = "test") -> list[Piece]:
         found += [Placed(*row.values()) for row in table.to_pylist()]
     if not found:
         raise BadRequest(
-            f"{layout.run} has no kept harmonization samples in the split {split}: build more samples, or choose "
+            f"{layout.run} has no kept {stage} samples in the split {split}: build more samples, or choose "
             "another --split"
         )
     return [Piece(layout.run, tuple(chosen)) for chosen in _chunks(found)]
@@ -443,6 +443,7 @@ def evaluate_harmonization(
     *,
     harmonizers: Mapping[str, Path],
     split: str = "test",
+    stage: str = HARMONIZATION,
     device: str = "cpu",
     seed: int = 0,
     over: Map = map,
@@ -454,6 +455,7 @@ def evaluate_harmonization(
         place: A run; or as `find_pairs` takes it.
         harmonizers: Checkpoints by name, see `read_harmonizers`.
         split: Of a run.
+        stage: Of a run: `harmonization`, or `copypaste` for blenders.
         device: Of the networks; `over` must then work in one process.
         seed: Of the bootstrap.
         over: Maps the work over pieces; the outcome is the same for any number of workers.
@@ -463,7 +465,7 @@ def evaluate_harmonization(
         BadRequest: There is nothing to measure, the run is unfinished or damaged, or a checkpoint cannot be used.
     """
     run = is_run(place)
-    pieces = pieces_of_run(open_run(place), split=split) if run else pieces_of_folder(place)
+    pieces = pieces_of_run(open_run(place), split=split, stage=stage) if run else pieces_of_folder(place)
     total, done = sum(len(piece.samples) for piece in pieces), 0
     tally = Tally((NO_CHANGE, *FROM_BACKGROUND, *harmonizers))
     for measured in over(partial(measure_piece, harmonizers=harmonizers, device=device), pieces):
@@ -474,7 +476,8 @@ def evaluate_harmonization(
     if not tally.names:
         reasons = ", ".join(f"{reason} {count}" for reason, count in tally.reasons.most_common())
         raise BadRequest(f"none of the {total} composites in {place} can be measured: {reasons} ({tally.first_detail})")
-    return Evaluation(str(place), split if run else None, tally, summarize(tally, seed=seed), seed)
+    tables = summarize(tally, seed=seed)
+    return Evaluation(str(place), split if run else None, tally, tables, seed, stage if run else None)
 
 
 def summarize(tally: Tally, *, seed: int) -> dict[str, Table]:
@@ -597,7 +600,10 @@ def show_extremes(evaluation: Evaluation, place: Path, *, harmonizers: Mapping[s
     tally, methods = evaluation.tally, open_methods(harmonizers, device=device)
     fmse = np.stack(tally.figures)[:, :, list(CONVENTIONS).index(NATIVE), MEASURES.index("fmse")]
     run = open_run(place).run if evaluation.split else None
-    pieces = pieces_of_run(Layout(run), split=evaluation.split or "") if run else pieces_of_folder(place)
+    if run is None:
+        pieces = pieces_of_folder(place)
+    else:
+        pieces = pieces_of_run(Layout(run), split=evaluation.split or "", stage=evaluation.stage or "")
     samples = {_named(sample)[0]: sample for piece in pieces for sample in piece.samples}
     shown = []
     for number, method in enumerate(tally.methods[1:], start=1):
@@ -642,7 +648,7 @@ def write_figures(tally: Tally, path: Path) -> None:
 def tell_evaluation(evaluation: Evaluation) -> Iterator[str]:
     """Say it as text: a table a convention, bins of mask share, and the published figures."""
     tally = evaluation.tally
-    what = f"{evaluation.split} samples" if evaluation.split else "composites"
+    what = f"{evaluation.split} {evaluation.stage} samples" if evaluation.split else "composites"
     yield f"{evaluation.place}: {len(tally.names)} {what} of {len(set(tally.photographs))} photographs"
     if tally.reasons:
         yield "not measured: " + ", ".join(f"{reason} {count}" for reason, count in tally.reasons.most_common())

@@ -278,11 +278,16 @@ def test_bad_harmonizers_are_one_line(given: str) -> None:
         read_harmonizers([given])
 
 
-def test_other_stages_are_left_out(tiny_coco: Path, tmp_path: Path) -> None:
-    """Of a run with copy-paste pairs only the harmonization samples are measured."""
+def test_a_stage_is_measured_alone(tiny_coco: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run with copy-paste pairs only the harmonization samples are measured, or only the pairs."""
     layout = build_in(tiny_coco, tmp_path, stages="harmonization,copypaste", samples=6)
-    found = evaluate_harmonization(layout.run, harmonizers={}, split="train")
-    assert all(name.endswith("-00") for name in found.tally.names)
+    for stage, number in (("harmonization", "-00"), ("copypaste", "-100")):
+        found = evaluate_harmonization(layout.run, harmonizers={}, split="train", stage=stage)
+        assert found.tally.names
+        assert all(name.endswith(number) for name in found.tally.names)
+    command = ["evaluate", "harmonization", str(layout.run), "--split", "train", "--stage", "copypaste"]
+    assert main([*command, "--workers", "1", "--json"]) == 0
+    assert told(capsys)["stage"] == "copypaste"
 
 
 def naive_bootstrap(values: Any, clusters: list[str], *, seed: int, replicates: int) -> Any:
