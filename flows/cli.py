@@ -355,7 +355,7 @@ def _add_evaluations(command: Callable[..., argparse.ArgumentParser]) -> None:
     worth.add_argument(
         "--samples", type=_count, help="that every arm learns from, at most; as the smallest has by default"
     )
-    worth.add_argument("--steps", type=_count, default=1000, help="of each training. Default: 1000.")
+    worth.add_argument("--steps", type=_count, default=600, help="of each training. Default: 600.")
     worth.add_argument("--seeds", type=_count, default=3, help="trainings of each arm. Default: 3.")
     for sub in (fusion, harmonization):
         sub.add_argument("--page", metavar="FILE", type=Path, help="write a page with tables and pictures (.html)")

@@ -51,6 +51,8 @@ WIDTHS: Final = (16, 32, 48, 64)
 """Of the network; with bfloat16 a step takes 0.2 s of a core that has AMX."""
 HELD_OUT: Final = ("val", "test")
 """Nothing is chosen by `val` here, so both are held out."""
+TESTED: Final = 400
+"""Samples of a test set at most, spread over it: photographs are few, and more composites of each say little more."""
 LAYERS: Final = 7
 """Of a stored triplet: composite, mask, photograph."""
 REPLICATES: Final = 1000
@@ -109,10 +111,10 @@ class WorthSettings:
 
     samples: int | None = None
     """Of an arm at most; as many as the smallest arm has where None."""
-    steps: int = 1000
+    steps: int = 600
     seeds: int = 3
     shape: tuple[int, ...] = WIDTHS
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
 
     def to_json(self) -> dict[str, Any]:
         """Return this for JSON."""
@@ -142,6 +144,11 @@ class Pool:
         if families := self._named(arm):
             chosen &= np.isin(columns["family"], families)
         return np.flatnonzero(chosen)
+
+    def held_out(self, arm: Arm) -> NDArray[np.int64]:
+        """Return where the samples that an arm is tested on stand, in order: `TESTED` at most."""
+        found = self.choose(arm, HELD_OUT)
+        return found[np.linspace(0, len(found) - 1, min(len(found), TESTED)).astype(np.int64)]
 
     def _named(self, arm: Arm) -> list[str]:
         if arm.families != ("most",):
@@ -368,7 +375,7 @@ def _lacking(pools: Mapping[str, Pool], arm: Arm, name: str) -> str | None:
 
 def _lacking_test(pools: Mapping[str, Pool], name: str) -> str | None:
     pool, arm = pools[TESTS[name].pool], TESTS[name]
-    photographs = set(pool.rows["photograph"].take(pool.choose(arm, HELD_OUT)).to_pylist())
+    photographs = set(pool.rows["photograph"].take(pool.held_out(arm)).to_pylist())
     return None if len(photographs) >= LEAST else f"{name} has {len(photographs)} held-out photographs"
 
 
@@ -386,7 +393,7 @@ def _begin(folder: Path, pools: Mapping[str, Pool], settings: WorthSettings) -> 
         BadRequest: It is another.
     """
     about = {
-        "version": 2,
+        "version": 3,
         "settings": settings.to_json(),
         "pools": {name: pool.digest for name, pool in sorted(pools.items())},
     }
@@ -473,7 +480,7 @@ def split_layers(batch: Pixels) -> Triplets:
 def measure_test(model: torch.nn.Module | None, pools: Mapping[str, Pool], test: str, *, device: str = "cpu") -> Floats:
     """Return the foreground MSE (mask over 127, at SIDE pixels) of each sample of a test set; of doing nothing for None."""
     pool = pools[TESTS[test].pool]
-    rows = pool.choose(TESTS[test], HELD_OUT)
+    rows = pool.held_out(TESTS[test])
     return np.concatenate(
         [_errors(model, split_layers(np.array(pool.pixels[each])), device=device) for each in _batches(rows)]
     )
@@ -502,7 +509,7 @@ def _answers(
 ) -> Iterator[Answer]:
     for test in question.tests:
         pool = pools[TESTS[test].pool]
-        photographs = pool.rows["photograph"].take(pool.choose(TESTS[test], HELD_OUT)).to_pylist()
+        photographs = pool.rows["photograph"].take(pool.held_out(TESTS[test])).to_pylist()
         one, other = (
             np.stack([found[arm, seed][test] for seed in range(seeds)]) for arm in (question.one, question.other)
         )
