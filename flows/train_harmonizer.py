@@ -42,6 +42,7 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
     flip: bool = True,  # noqa: FBT001, FBT002 - a flow's parameter, always given by name
     seed: int = 0,
     device: str = "auto",
+    half: bool = False,  # noqa: FBT001, FBT002 - a flow's parameter, always given by name
     threads: int = 2,
     workers: int = 1,
 ) -> State[Any] | dict[str, Any]:
@@ -61,6 +62,7 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
         flip: Mirror every other sample.
         seed: Seed of the first weights, of the order and of the mirroring.
         device: Where the network is trained: `auto`, `cpu` or `cuda`.
+        half: Compute in bfloat16 on the CPU too.
         threads: Threads of the network on the CPU.
         workers: Processes that read and decode.
     """

@@ -70,6 +70,7 @@ def fit_adversarial(
     identity: Mapping[str, Any],
     state: Path,
     device: str = "cpu",
+    half_on_cpu: bool = False,
     validate: Callable[[Network], Mapping[str, float]] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[Network, list[dict[str, float]]]:
@@ -85,6 +86,7 @@ def fit_adversarial(
         identity: All settings of the training, as JSON would hold them.
         state: File that holds the training.
         device: `cpu` or `cuda`; mixed precision on the latter, where a batch that does not fit is halved.
+        half_on_cpu: Use mixed precision (bfloat16) on the CPU too.
         validate: Measures the averaged network after each stretch.
         report: Told of each stretch.
 
@@ -92,7 +94,7 @@ def fit_adversarial(
         ValueError: `state` is damaged or belongs to other settings.
         NotANumberLossError: A loss stopped being finite.
     """
-    running = _begin(build, settings, device=device)
+    running = _begin(build, settings, device=device, half_on_cpu=half_on_cpu)
     if state.exists():
         _load(state, identity, running)
     started, losses = time.perf_counter(), []
@@ -145,7 +147,7 @@ class _Running(Generic[Network, Critic]):
 
 
 def _begin(
-    build: Callable[[], tuple[Network, Critic]], settings: AdversarialSettings, *, device: str
+    build: Callable[[], tuple[Network, Critic]], settings: AdversarialSettings, *, device: str, half_on_cpu: bool
 ) -> _Running[Network, Critic]:
     torch.manual_seed(settings.seed)
     model, critic = build()
@@ -157,7 +159,7 @@ def _begin(
         )
         for network, rate in ((model, settings.learning_rate), (critic, settings.critic_rate))
     ]
-    mixed, scaled = mixed_precision(device, enabled=device == "cuda")
+    mixed, scaled = mixed_precision(device, enabled=device == "cuda" or half_on_cpu)
     scalers = [torch.amp.GradScaler(enabled=scaled) for _ in optimizers]
     return _Running(
         model=model,

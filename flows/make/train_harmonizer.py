@@ -121,6 +121,7 @@ def open_course(settings: TrainHarmonizerSettings) -> Course:
         critic_rate=preset.critic_rate,
         weight_decay=preset.weight_decay,
         save_every=min(SAVED, max(10, steps // 20)),
+        half_on_cpu=settings.half,
         origin=_origin(loader, stage=stage, flip=settings.flip),
     )
     _try(numbers)

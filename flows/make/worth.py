@@ -447,12 +447,13 @@ def _trained(
         steps=settings.steps,
         seed=seed,
         learning_rate=settings.learning_rate,
+        half_on_cpu=True,
         origin=origin,
     )
     state = folder / "arms" / f"{arm}-{seed}.state"
     state.parent.mkdir(exist_ok=True)
     draw = partial(draw_batch, pool.pixels, chosen, seed=seed, size=training.batch)
-    model, _ = train_harmonizer(draw, training, state=state, device=device, half_on_cpu=True)
+    model, _ = train_harmonizer(draw, training, state=state, device=device)
     measured = {test: measure_test(model, pools, test, device=device) for test in tests}
     with writing(path) as file:
         np.savez(file, **measured)  # type: ignore[arg-type]

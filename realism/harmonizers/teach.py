@@ -35,6 +35,8 @@ class HarmonizerSettings:
     average: float = 0.995
     """Decay of the running average of the weights, which is what is kept."""
     save_every: int = 200
+    half_on_cpu: bool = False
+    """Mixed precision (bfloat16) on the CPU too, which saves time where the processor multiplies in it (AMX)."""
     origin: str = field(default="", kw_only=True)
     """Digest of what is learnt from; a state that was begun from something else is refused."""
 
@@ -49,7 +51,6 @@ def train_harmonizer(
     *,
     state: Path,
     device: str = "cpu",
-    half_on_cpu: bool = False,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -60,13 +61,13 @@ def train_harmonizer(
         settings: Of the training.
         state: File that holds it.
         device: `cpu` or `cuda`.
-        half_on_cpu: Use mixed precision (bfloat16) on the CPU too; not for a network with a critic.
         validate: Measures the averaged network.
         report: Told of each saved stretch.
     """
     known = known_harmonizer(settings.name)
     common: dict[str, Any] = {
-        "identity": settings.identity(), "state": state, "device": device, "validate": validate, "report": report
+        "identity": settings.identity(), "state": state, "device": device, "half_on_cpu": settings.half_on_cpu,
+        "validate": validate, "report": report,
     }  # fmt: skip
 
     def build() -> nn.Module:
@@ -77,7 +78,7 @@ def train_harmonizer(
         return known.loss(model(tensors.composite, tensors.mask), tensors)
 
     if known.adversary is None:
-        return fit(build, draw, loss, settings, half_on_cpu=half_on_cpu, **common)
+        return fit(build, draw, loss, settings, **common)
     adversary = known.adversary
     game = _game(known.loss, adversary, device=device)
     return fit_adversarial(lambda: (build(), adversary.build(settings.shape)), draw, game, settings, **common)

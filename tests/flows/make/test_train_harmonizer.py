@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pytest
 
 from flows.cli import main
 from flows.errors import BadRequest
-from flows.harmonizer_settings import TrainHarmonizerSettings
+from flows.harmonizer_settings import NETWORKS, TrainHarmonizerSettings
 from flows.make.train_harmonizer import Batches, Course, foreground_mse, only_course, open_course, train_course
 from flows.settings import parse
 from flows.store.layout import Layout
@@ -103,6 +107,40 @@ def test_a_finished_training_is_left_as_it_is_and_an_unfinished_one_goes_on(run:
         train_course(course, tell=stop)
     assert not course.layout.checkpoint.with_name("x.pt").exists()
     assert train_course(course).digest == whole.digest
+
+
+def test_bfloat16_on_the_cpu_is_another_training(run: Layout, tmp_path: Path) -> None:
+    """`half` gives weights near those of full precision, says so, and does not go on from their state."""
+    whole, half = (
+        train_course(open_course(settings_for(run, tmp_path / str(half), half=half))) for half in (False, True)
+    )
+    assert (whole.settings["half_on_cpu"], half.settings["half_on_cpu"]) == (False, True)
+    assert whole.digest != half.digest
+    last = [made.metrics["history"][-1]["loss"] for made in (whole, half)]
+    assert last[1] == pytest.approx(last[0], rel=0.05)
+    with pytest.raises(BadRequest, match="begun with other settings"):
+        train_course(open_course(settings_for(run, tmp_path / "True")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_killed_training_goes_on_to_the_same_weights(run: Layout, tmp_path: Path, network: str) -> None:
+    """SIGKILL after the first saved state; the same command ends in the weights of a training that nobody disturbed."""
+    side = "64" if network == "gp_gan" else "32"
+    numbers = ["--steps", "40", "--batch", "4", "--side", side, "--workers", "0", "--threads", "1", "--name", "n"]
+    command = [sys.executable, "-m", "flows.cli", "train", network, str(run.run), *numbers, "--output"]
+    killed = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.DEVNULL)
+    state = tmp_path / "killed" / "n" / "training.state"
+    while not state.exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert not state.with_name("n.pt").exists()
+    for folder in ("killed", "whole"):
+        subprocess.run([*command, str(tmp_path / folder)], stdout=subprocess.DEVNULL, check=True)
+    digests = {load_harmonizer(tmp_path / folder / "n" / "n").digest for folder in ("killed", "whole")}
+    assert len(digests) == 1
 
 
 def test_another_training_in_the_same_folder_is_refused(run: Layout, tmp_path: Path) -> None:
