@@ -18,6 +18,7 @@ from augment import feather
 from augment.checks import foreground_mse
 from flows.coco.masks import decode_mask, scale_mask
 from flows.coco.pictures import Picture, scaled_size
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.make.compose import BLOCK, person_of, read_recipe
 from flows.make.fuser import load_fuser
@@ -463,12 +464,3 @@ def background_identical(real: Picture, composite: Picture, alpha: NDArray[np.ui
     blocks = padded.reshape(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK).any(axis=(1, 3))
     free = ~np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)[:height, :width]
     return not bool((np.any(real != composite, axis=2) & free).any())
-
-
-def decode_member(data: bytes, flags: int) -> NDArray[np.uint8] | None:
-    """Decode a picture of a sample; None where it is none."""
-    try:
-        picture: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)  # type: ignore[assignment]
-    except cv2.error:
-        return None
-    return picture
