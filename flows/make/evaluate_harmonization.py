@@ -31,6 +31,7 @@ from flows.errors import BadRequest
 from flows.make.harmonize import Harmonize, leave, open_harmonizer, transfer_from_background
 from flows.make.pairs import Pair, find_pairs, read_pair
 from flows.make.plan import Map
+from flows.store.cells import harmless_cell
 from flows.store.index import read_index
 from flows.store.layout import HARMONIZATION, Layout, open_run, writing
 from flows.store.manifest import read_manifest
@@ -634,14 +635,15 @@ def write_figures(tally: Tally, path: Path) -> None:
     """Write a row a sample and method as CSV: every measure of every convention."""
     names = [f"{convention}_{measure}" for convention in CONVENTIONS for measure in MEASURES]
     with writing(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["sample", "photograph", "mask_share", "method", *names])
         for sample, photograph, share, figures in zip(
             tally.names, tally.photographs, tally.shares, tally.figures, strict=True
         ):
             for method, values in zip(tally.methods, figures, strict=True):
-                table.writerow([sample, photograph, round(share, 6), method, *np.round(values.ravel(), 6).tolist()])
+                words = map(harmless_cell, (sample, photograph, round(share, 6), method))
+                table.writerow([*words, *np.round(values.ravel(), 6).tolist()])
         text.flush()
         text.detach()
 

@@ -30,7 +30,7 @@ from flows.make.run import find_split_leaks
 from flows.make.shard import subject_of
 from flows.store.decisions import UNREADABLE, Decisions, as_decided, gates_said, read_decisions
 from flows.store.index import read_index
-from flows.store.layout import COPYPASTE, FUSION, HARMONIZATION, OWN_FOLDER, Layout, stage_of
+from flows.store.layout import COPYPASTE, FUSION, HARMONIZATION, OWN_FOLDER, Layout, is_inside, stage_of
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, Stored, read_sample, read_tar
 from flows.store.record import GATES, PERSON, flatten
@@ -134,6 +134,9 @@ def _count_problems(layout: Layout, plan: Plan, manifest: Mapping[str, Any]) -> 
 def _verify_files(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Problem]:
     listed = {entry["path"]: entry for entry in (*manifest["shards"], *manifest.get("index", ()))}
     for path, entry in listed.items():
+        if not is_inside(path):
+            yield Problem(path[:100], None, "is in the manifest, and no path in the run")
+            continue
         file = (layout.run / path).resolve()
         if not file.is_relative_to(layout.run.resolve()) or not file.is_file():
             yield Problem(path, None, "is in the manifest but not on disk")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, ValidationError, convert
+from msgspec import Meta, Struct, convert
 
 from flows.errors import BadRequest
 from flows.store.layout import Layout, is_inside, read_json, stage_of
@@ -133,13 +133,18 @@ def read_places(layout: Layout) -> dict[str, Any]:
     return manifest
 
 
+class _Outcomes(Struct):
+    kept: int
+    rejected: int
+
+
 class _Counts(Struct):
     planned: int
     kept: int
     rejected: int
     by_reason: dict[str, int]
-    by_family: dict[str, dict[str, int]]
-    by_stage: dict[str, dict[str, int]] = {}
+    by_family: dict[str, _Outcomes]
+    by_stage: dict[str, _Outcomes] = {}
 
 
 class _Selection(Struct):
@@ -183,6 +188,6 @@ def _is_manifest(value: object) -> bool:
     """Say whether everything that readers of a manifest look at is there, and of its kind."""
     try:
         convert(value, _Manifest)
-    except (ValidationError, OverflowError):
+    except (ValueError, OverflowError):  # a lone surrogate in a key is a ValueError too
         return False
     return True

@@ -31,6 +31,7 @@ from flows.store.read import file_sizes
 from flows.store.record import FIELDS
 from flows.view.cards import MEANINGS, tell, web_link
 from flows.view.croissant import describe_croissant
+from flows.view.markdown import as_code, as_text
 
 README: Final = "README.md"
 CROISSANT: Final = "croissant.json"
@@ -205,13 +206,13 @@ def write_attribution(facts: Facts, licenses: Mapping[int, License]) -> bytes:
 def render_readme(*, name: str, manifest: Mapping[str, Any], facts: Facts, licenses: Mapping[int, License]) -> str:
     """Return the data card as Markdown with Hugging Face's YAML front matter."""
     environment = jinja2.Environment(
-        autoescape=False,  # noqa: S701 - Markdown; what comes from outside passes `_cell`
+        autoescape=False,  # noqa: S701 - Markdown; what comes from outside passes `as_text`
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "count": lambda value: f"{value:,}", "tell": tell}
+    environment.filters |= {"cell": as_text, "count": lambda value: f"{value:,}", "tell": tell}
     counts, settings = manifest["counts"], manifest["settings"]
     held = _license_lines(facts, licenses)
     template = resources.files("flows.view").joinpath("data_card.md").read_text("utf-8")
@@ -266,7 +267,7 @@ def _source(settings: Mapping[str, Any]) -> str:
     source = str(settings.get("source", ""))
     if source == "sample":
         return "the sample that hcoco carries: drawn scenes, and a few free photographs"
-    return f"`{source}`" if source.startswith("coco:") else "a folder in COCO's layout"
+    return as_code(source) if re.fullmatch(r"coco:[a-z0-9]{1,20}", source) else "a folder in COCO's layout"
 
 
 def _license(number: int, value: Mapping[str, Any]) -> License:
@@ -302,7 +303,7 @@ def _tables(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[pa.Table]:
 
 def _schema(layout: Layout, manifest: Mapping[str, Any]) -> pa.Schema:
     """Return the columns of the index."""
-    files = manifest.get("index", ())
+    files = manifest.get("index", ())  # read before, within bounds, by `gather_facts`
     return pq.read_schema(layout.run / files[0]["path"]) if files else pa.schema([])
 
 
@@ -322,9 +323,3 @@ def _add_photographs(photographs: dict[int, Photograph], table: pa.Table, role: 
         each = photographs.setdefault(image_id, Photograph(image_id, split, number, coco_url, flickr_url, {}, {}))
         each.samples[role] = each.samples.get(role, 0) + 1
         each.kept[role] = each.kept.get(role, 0) + keeps
-
-
-def _cell(value: object) -> str:
-    """Return text from outside for a Markdown table: one line, and nothing in it that means something."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\`*\[\]<>|#!~$])", r"\\\1", text)

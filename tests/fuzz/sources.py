@@ -148,12 +148,16 @@ def _outlines() -> Sequence[bytes]:
 
 
 def _run_outline(data: bytes) -> None:
+    drawn = 0
     for height, width in ((120, 160), (100_000, 100_000), (10_000, 10_000)):
-        if height > 1000 and len(data) > 1000:
-            continue  # the large frame is drawn in 0.1 s; the hostile files are tried on the small one
-        with told(ValueError):
+        if height > 1000 and (len(data) > 1000 or len(data) % 8):
+            continue  # the large frame takes 0.1 s: one in eight, and the hostile files on the small one
+        with contextlib.suppress(Refused), told(ValueError):
             mask = decode_mask(data, height=height, width=width)
             assert mask.shape == (height, width)
+            drawn += 1
+    if not drawn:
+        raise Refused
 
 
 def _change_outline(data: bytes, rng: random.Random) -> bytes:
@@ -544,9 +548,10 @@ def _run_composites(data: bytes) -> None:
                 path.write_bytes(contents[number % len(contents)])
             except (OSError, ValueError):  # no file system takes this name
                 continue
-        (folder / "set").mkdir(exist_ok=True)
         place = folder / "set"
-        if isinstance(listed, str) and listed:
+        if not place.exists():  # else it is a folder, or a file of that name
+            place.mkdir()
+        if isinstance(listed, str) and listed and place.is_dir():
             place /= "list.txt"
             place.write_bytes(listed.encode("utf-8", "surrogatepass"))
         with told(BadRequest):

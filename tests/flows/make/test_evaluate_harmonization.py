@@ -10,11 +10,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
 from flows.errors import BadRequest
-from flows.make import evaluate_harmonization as module
 from flows.make.evaluate_harmonization import (
     Interval,
     Measured,
@@ -152,9 +152,7 @@ def test_workers_change_no_digit(whole_run: Layout, unet: Path) -> None:
 def test_a_run_is_read_split_by_split(whole_run: Layout) -> None:
     """Its kept samples, each once, with the foreground MSE that the run's records have."""
     alone = evaluate_harmonization(whole_run.run, harmonizers={}, split="train")
-    rows = [
-        row for path in sorted((whole_run.run / "index").iterdir()) for row in module.pq.read_table(path).to_pylist()
-    ]
+    rows = [row for path in sorted((whole_run.run / "index").iterdir()) for row in pq.read_table(path).to_pylist()]
     kept = {row["key"]: row for row in rows if row["status"] == "kept" and row["split"] == "train"}
     assert sorted(alone.tally.names) == sorted(kept)
     at = list(CONVENTIONS).index("native"), MEASURES.index("fmse")
