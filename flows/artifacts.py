@@ -72,7 +72,7 @@ def _summary(finished: Finished, views: Views) -> str:
 
 def _link(page: Path) -> str:
     """Return a page's address, as text that can be copied and as a link."""
-    return f"[{as_code(page.as_uri())}]({page.as_uri()})"
+    return f"[{as_text(page.as_uri())}]({page.as_uri()})"
 
 
 def _command(name: str, run: Path) -> str:

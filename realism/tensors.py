@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ _ZIP: Final = b"PK"
 """How every file begins that `torch.save` wrote in this decade; bare pickles do not."""
 _LOADING_ERRORS: Final = (
     *(RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError, IndexError, TypeError, OverflowError),
-    *(MemoryError, AssertionError),
+    *(MemoryError, AssertionError, NotImplementedError, struct.error),
 )
 """What `torch.load` is known to raise on files that are cut short or damaged."""
 

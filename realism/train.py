@@ -11,6 +11,7 @@ import copy
 import math
 import os
 import pickle
+import struct
 import time
 import zipfile
 from collections.abc import Callable, Mapping
@@ -382,7 +383,7 @@ _STATE_PICKLE_BYTES: Final = 2_000_000
 """Of a state's pickle, which holds the history of the training: it is read at 1 MB/s."""
 _STATE_ERRORS: Final = (
     *(RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError, OverflowError),
-    *(EOFError, OSError, MemoryError, pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError),
+    *(EOFError, OSError, MemoryError, pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, struct.error),
 )
 """What `torch.load`, and putting what it found into a network, are known to raise on damaged files."""
 

@@ -56,7 +56,7 @@ def make_manifest(
             "planned": planned,
             "kept": kept,
             "rejected": rejected,
-            "by_reason": dict(sorted(by_reason.items())),
+            "by_reason": dict(sorted(by_reason.items(), key=_name_of)),
             "by_family": {family: dict(sorted(counts.items())) for family, counts in sorted(by_family.items())},
             "by_stage": {stage: dict(counts) for stage, counts in sorted(by_stage.items())},
         },
@@ -93,9 +93,14 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "kept": status["kept"],
         "rejected": status["rejected"],
         "by_reason": dict(sorted(by_reason.items())),
-        "by_family": dict(sorted(by_family.items())),
-        "by_decision": dict(sorted(by_decision.items())),
+        "by_family": dict(sorted(by_family.items(), key=_name_of)),
+        "by_decision": dict(sorted(by_decision.items(), key=_name_of)),
     }
+
+
+def _name_of(item: tuple[object, object]) -> str:
+    """Return what counts are sorted by: a forged row may have no family."""
+    return str(item[0])
 
 
 def read_manifest(layout: Layout) -> dict[str, Any]:

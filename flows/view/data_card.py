@@ -51,6 +51,8 @@ COCO_PAPER: Final = """\
 
 _SIZE_CLASSES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _NO_DERIVATIVES: Final = re.compile(r"/by(-nc)?-nd/|NoDeriv", re.IGNORECASE)
+_OF_PHOTOGRAPH: Final = ("image_id", "license", "coco_url", "flickr_url")
+"""What the index says of a photograph, behind its role."""
 _NUMBERS: Final = ("foreground_mse", "psnr", "strength")
 
 
@@ -192,7 +194,7 @@ def write_attribution(facts: Facts, licenses: Mapping[int, License]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fixed = ("image_id", "split", "license", "license_name", "license_url", "no_derivatives", "coco_url", "flickr_url")
-    writer.writerow([*fixed, *(f"{role}_samples" for role in facts.roles)])
+    writer.writerow([*fixed, *(harmless_cell(f"{role}_samples") for role in facts.roles)])
     words = {True: "yes", False: "no", None: ""}
     for each in facts.photographs:
         held = license_of(each, licenses)
@@ -295,10 +297,21 @@ def _tables(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[pa.Table]:
     for entry in manifest.get("index", ()):
         path = layout.run / entry["path"]
         try:
-            yield read_index(path)
+            table = read_index(path)
+            _check_table(table)
+            yield table
         except (OSError, pa.ArrowException) as error:
             message = str(error).splitlines()[0]
             raise BadRequest(f"{path} is damaged ({message}); run the same build again to make it anew") from None
+
+
+def _check_table(table: pa.Table) -> None:
+    """Raise ArrowInvalid where a column that the card tells of is missing, or a sample is in no split."""
+    needed = ("status", "split", *_NUMBERS, *(f"{role}_{name}" for role in _roles(table) for name in _OF_PHOTOGRAPH))
+    if missing := set(needed) - set(table.column_names):
+        raise pa.ArrowInvalid(f"it has no column {min(missing)}")
+    if strange := set(table["split"].to_pylist()) - set(SPLITS):
+        raise pa.ArrowInvalid(f"there is no split {min(strange)[:60]!r}")
 
 
 def _schema(layout: Layout, manifest: Mapping[str, Any]) -> pa.Schema:
@@ -313,8 +326,7 @@ def _roles(table: pa.Table) -> list[str]:
 
 
 def _add_photographs(photographs: dict[int, Photograph], table: pa.Table, role: str, kept: Sequence[bool]) -> None:
-    names = ("image_id", "license", "coco_url", "flickr_url")
-    columns = [table[f"{role}_{name}"].to_pylist() for name in names]
+    columns = [table[f"{role}_{name}"].to_pylist() for name in _OF_PHOTOGRAPH]
     for image_id, number, coco_url, flickr_url, split, keeps in zip(
         *columns, table["split"].to_pylist(), kept, strict=True
     ):

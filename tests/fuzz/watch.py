@@ -141,6 +141,8 @@ def _one_child(
     if case < 0 or (child.returncode > 0 and end is None):
         tail = (place / "noise").read_bytes()[-3000:].decode(errors="replace")
         raise RuntimeError(f"the fuzzing process itself failed, in {work.names[number]}, {child.returncode}: {tail}")
+    if keep:
+        (keep / "at-work").rename(keep / f"{work.names[number]}-{case}")
     outcome = outcomes[work.names[number]]
     outcome.cases += 1
     if end is None:
