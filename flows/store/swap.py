@@ -11,9 +11,15 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from flows.errors import BadRequest
-from flows.store.layout import Layout, read_json, write_bytes
+from flows.store.layout import Layout, is_inside, read_json, write_bytes
+
+_MOST_MOVES: Final = 1_000_000
+"""Files that are moved at once; a shard has four."""
+_MOST_FOLDERS: Final = 1_000
+"""Of a run; it has about ten."""
 
 
 @contextmanager
@@ -75,9 +81,13 @@ def _read_moves(layout: Layout) -> tuple[list[str], list[str]]:
     try:
         value = read_json(_moves(layout))
         files, removed = value["files"], value["removed"]
-        inside = all(
-            path and (layout.run / path).resolve().is_relative_to(layout.run.resolve()) for path in (*files, *removed)
-        )
+        if not (isinstance(files, list) and isinstance(removed, list)) or len(files) + len(removed) > _MOST_MOVES:
+            raise ValueError("its values are no lists of some files")
+        paths = [*files, *removed]
+        folders = {path.rpartition("/")[0] for path in paths} if all(map(is_inside, paths)) else set()
+        inside = len(folders) <= _MOST_FOLDERS and bool(folders or not paths)
+        # a folder of the run may be a link that a stranger made
+        inside &= all((layout.run / folder).resolve().is_relative_to(layout.run.resolve()) for folder in folders)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{_moves(layout)} is damaged ({error}); delete it and run hcoco repair") from None
     if not inside:

@@ -147,6 +147,16 @@ def test_code_in_a_checkpoint_does_not_run(write, saved: Path, tmp_path: Path) -
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_part_that_has_no_weights_takes_no_memory(saved: Path) -> None:
+    """A width that only an unused branch has fits any weights: it is bounded by itself."""
+    network = Discriminator(Shape(side=32, width=8, hidden=32, branches=("colours",)))
+    save_checkpoint(Checkpoint(network), saved)
+    about = json.loads(saved.with_suffix(".json").read_text())
+    change(saved, shape={**about["shape"], "width": 32_000_000})
+    with pytest.raises(ValueError, match="width must be 1 to 512, got 32000000"):
+        load_checkpoint(saved)
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_a_pickle_of_millions_of_commands_is_not_read(legacy: bool) -> None:  # noqa: FBT001
     """A pickle is read at a megabyte a second: one that names no tensors would keep the reader for minutes."""
