@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from flows.errors import BadRequest
-from flows.store.layout import Layout, is_inside, read_json, write_bytes
+from flows.store.layout import Layout, read_json, write_bytes
 
-_MOST_MOVES: Final = 1_000_000
-"""Files that are moved at once; a shard has four."""
 _MOST_FOLDERS: Final = 1_000
 """Of a run; it has about ten."""
 
@@ -81,15 +79,21 @@ def _read_moves(layout: Layout) -> tuple[list[str], list[str]]:
     try:
         value = read_json(_moves(layout))
         files, removed = value["files"], value["removed"]
-        if not (isinstance(files, list) and isinstance(removed, list)) or len(files) + len(removed) > _MOST_MOVES:
-            raise ValueError("its values are no lists of some files")
-        paths = [*files, *removed]
-        folders = {path.rpartition("/")[0] for path in paths} if all(map(is_inside, paths)) else set()
-        inside = len(folders) <= _MOST_FOLDERS and bool(folders or not paths)
-        # a folder of the run may be a link that a stranger made
-        inside &= all((layout.run / folder).resolve().is_relative_to(layout.run.resolve()) for folder in folders)
+        inside = _are_inside(layout, files, removed)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{_moves(layout)} is damaged ({error}); delete it and run hcoco repair") from None
     if not inside:
         raise BadRequest(f"{_moves(layout)} leads out of the run; delete it and run hcoco repair")
     return files, removed
+
+
+def _are_inside(layout: Layout, *lists: object) -> bool:
+    """Say whether these are lists of paths below the run; a folder of it may be a link that a stranger made."""
+    if not all(isinstance(each, list) for each in lists):
+        return False
+    paths = [path for each in lists for path in each]  # type: ignore[attr-defined]
+    if not all(isinstance(path, str) and path and path[0] != "/" and ".." not in path.split("/") for path in paths):
+        return False
+    folders = {path.rpartition("/")[0] for path in paths if "/" in path}
+    run = layout.run.resolve()
+    return len(folders) <= _MOST_FOLDERS and all((run / folder).resolve().is_relative_to(run) for folder in folders)
