@@ -7,6 +7,7 @@ whoever next holds the run's lock ends the moves (`settle`). There is no other s
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from typing import Final
 from flows.errors import BadRequest
 from flows.store.layout import Layout, read_json, write_bytes
 
+_LIKELY: Final = re.compile(r"[ -.0-~][ -~]{0,199}")
+"""A path that any file system takes, and not from the root."""
 _MOST_FOLDERS: Final = 1_000
 """Of a run; it has about ten."""
 
@@ -92,7 +95,7 @@ def _are_inside(layout: Layout, *lists: object) -> bool:
     if not all(isinstance(each, list) for each in lists):
         return False
     paths = [path for each in lists for path in each]  # type: ignore[attr-defined]
-    if not all(isinstance(path, str) and path and path[0] != "/" and ".." not in path.split("/") for path in paths):
+    if not all(isinstance(path, str) and _LIKELY.fullmatch(path) and ".." not in path.split("/") for path in paths):
         return False
     folders = {path.rpartition("/")[0] for path in paths if "/" in path}
     run = layout.run.resolve()
