@@ -13,6 +13,9 @@ CASES = 30
 NEVER_TAKEN = ("names", "export-begun")
 """Whose cases are all to be refused: names that lead elsewhere, exports of something else."""
 
+NEVER_REFUSED = ("plan-part", "marker", "history", "moves", "tar-in-run")
+"""Of whose damage commands tell and go on, with exit code 1, or which they mend."""
+
 
 @pytest.mark.slow
 def test_nothing_that_others_wrote_ends_in_more_than_a_reason() -> None:
@@ -20,4 +23,4 @@ def test_nothing_that_others_wrote_ends_in_more_than_a_reason() -> None:
     outcomes = fuzz(Work(NAMES, cases=CASES, seed=7, short=True))
     assert {name: each.failures for name, each in outcomes.items() if each.failures} == {}
     assert [name for name, each in outcomes.items() if not each.taken] == list(NEVER_TAKEN)
-    assert all(each.refused for each in outcomes.values())
+    assert all(each.refused for name, each in outcomes.items() if name not in NEVER_REFUSED)
