@@ -5,7 +5,7 @@
 #   make build-hcoco KEEP=1                leave the server and the worker up afterwards
 #   make test [ARGS="-k colour"]           set up and run the tests
 #   make test-slow                         the tests that take more than about 20 seconds each
-#   make test-by-hand EXTRAS=test,ray      kills, fuzzing, clusters, servers: minutes each, on a quiet machine
+#   make test-by-hand EXTRAS=test,ray      kills, clusters, servers: minutes each, on a quiet machine
 #   make check                             ruff, mypy and import-linter
 #   make setup                             only set up; does nothing where all is up to date
 #   make clean                             stop the services, remove caches, .prefect and .venv; runs in output stay

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from base64 import b64encode
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 
 from flows.make.run import Finished
 from flows.view.attempts import count_outcomes
+from flows.view.markdown import as_code, as_text
 from flows.view.refresh import Views
 from flows.view.sheet import draw_triplets
 
@@ -23,13 +25,18 @@ def show_build(finished: Finished, views: Views) -> None:
     create_markdown_artifact(
         markdown=_summary(finished, views), key="build-summary", description="What was made, and where"
     )
+    # Prefect's pages take every text of a table for Markdown
     create_table_artifact(
-        table=count_outcomes(layout),
+        table=[
+            {as_text(name): as_text(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in count_outcomes(layout)
+        ],
         key="families",
         description="Samples by family: planned, kept, and rejected by reason",
     )
     reasons = [
-        {"reason": reason, "samples": count} for reason, count in finished.manifest["counts"]["by_reason"].items()
+        {"reason": as_text(reason), "samples": count}
+        for reason, count in finished.manifest["counts"]["by_reason"].items()
     ]
     create_table_artifact(
         table=reasons or [{"reason": "nothing was rejected", "samples": 0}],
@@ -47,14 +54,14 @@ def show_build(finished: Finished, views: Views) -> None:
 def _summary(finished: Finished, views: Views) -> str:
     run = finished.layout.run
     lines = [
-        f"- run: `{run}`",
+        f"- run: {as_code(run)}",
         f"- report: {_link(views.report)}",
-        f"- gallery: {_link(views.gallery) if views.gallery else f'write it by `hcoco gallery {run}`'}",
-        f"- statistics: {_link(views.statistics) if views.statistics else f'write them by `hcoco statistics {run}`'}",
+        f"- gallery: {_link(views.gallery) if views.gallery else 'write it by ' + _command('gallery', run)}",
+        f"- statistics: {_link(views.statistics) if views.statistics else 'write them by ' + _command('statistics', run)}",
     ]
     return "\n".join(
         [
-            finished.summary,
+            as_text(finished.summary),
             "",
             *lines,
             "",
@@ -65,4 +72,8 @@ def _summary(finished: Finished, views: Views) -> str:
 
 def _link(page: Path) -> str:
     """Return a page's address, as text that can be copied and as a link."""
-    return f"[{page.as_uri()}]({page.as_uri()})"
+    return f"[{as_text(page.as_uri())}]({page.as_uri()})"
+
+
+def _command(name: str, run: Path) -> str:
+    return as_code(f"hcoco {name} {shlex.quote(str(run))}")

@@ -24,6 +24,9 @@ _STORAGE: Final = {
     errno.EIO: "the disk reports an input/output error; check it, then run the same command again",
 }
 
+_LONGEST: Final = 2000
+"""Characters of a line that tells what is wrong; what is to be done stands at its end."""
+
 
 class BadRequest(Exception):  # noqa: N818 - read aloud it says what happened; "Error" would say less
     """Say in one line what is wrong with a request and how to mend it.
@@ -33,8 +36,9 @@ class BadRequest(Exception):  # noqa: N818 - read aloud it says what happened; "
     """
 
     def __str__(self) -> str:
-        """Return the message as one line: a name of a file, quoted in it, may hold line breaks."""
-        return " ".join(super().__str__().splitlines())
+        """Return the message as one line that can be read: what is quoted in it may hold line breaks, or a megabyte."""
+        line = " ".join(super().__str__().splitlines())
+        return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 500]} ... {line[-400:]}"
 
 
 @contextmanager

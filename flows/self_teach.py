@@ -25,6 +25,7 @@ from flows.fusion_settings import FusionTraining, SelfTeachSettings
 from flows.make.self_teach import School, compare_stages, only_teaching, open_school, train_stage
 from flows.settings import COCO_BASE, parse
 from flows.view.fusion_page import write_fusion_page
+from flows.view.markdown import as_code
 from realism.fusion_checkpoint import FusionCheckpoint
 from realism.train import Progress
 
@@ -128,5 +129,6 @@ def report(school: School, stages: int) -> str:
         counts=comparison.counts,
         pictures=comparison.pictures,
     )
-    create_markdown_artifact(markdown=f"- folder: `{school.folder}`\n- report: `{page}`", key="self-teach-summary")
+    summary = f"- folder: {as_code(school.folder)}\n- report: {as_code(page)}"
+    create_markdown_artifact(markdown=summary, key="self-teach-summary")
     return str(page)

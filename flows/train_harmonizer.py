@@ -19,6 +19,7 @@ from flows.harmonizer_settings import TrainHarmonizerSettings
 from flows.make.train_harmonizer import describe_training, only_course, open_course, train_course
 from flows.settings import parse
 from flows.view.harmonizer_page import write_harmonizer_page
+from flows.view.markdown import as_code, as_text
 from realism.train import Progress
 
 
@@ -91,6 +92,6 @@ def teach(settings: TrainHarmonizerSettings) -> dict[str, Any]:
     checkpoint = train_course(course, tell=tell)
     page, outcome = write_harmonizer_page(course.layout), describe_training(checkpoint)
     logger.info("%s", outcome)
-    summary = f"- {outcome}\n- folder: `{course.layout.folder}`\n- report: `{page}`"
+    summary = f"- {as_text(outcome)}\n- folder: {as_code(course.layout.folder)}\n- report: {as_code(page)}"
     create_markdown_artifact(markdown=summary, key="train-summary")
     return {"folder": str(course.layout.folder), "report": str(page), "sha256": checkpoint.digest}

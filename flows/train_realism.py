@@ -33,6 +33,7 @@ from flows.make.realism import gather as gather_data
 from flows.make.realism import measure as measure_network
 from flows.settings import COCO_BASE, parse
 from flows.train_settings import DEFAULT_SHARE, TrainRealismSettings
+from flows.view.markdown import as_code, as_text
 from flows.view.training import FIGURES, write_training_report
 from realism.checkpoint import Checkpoint
 from realism.networks import Network
@@ -149,7 +150,8 @@ def measure(gathered: Gathered, network: Network, history: Sequence[Mapping[str,
     ]
     create_table_artifact(table=table, key="train-realism-figures", description="Figures on held-out photographs")
     lines = describe_checkpoint(checkpoint)
-    summary = "\n".join(f"- {line}" for line in (*lines, f"folder: `{gathered.layout.folder}`", f"report: `{report}`"))
+    places = (f"folder: {as_code(gathered.layout.folder)}", f"report: {as_code(report)}")
+    summary = "\n".join(f"- {line}" for line in (*map(as_text, lines), *places))
     create_markdown_artifact(markdown=summary, key="train-realism-summary")
     for line in lines:
         get_run_logger().info("%s", line)

@@ -22,6 +22,8 @@ ARCHITECTURE_VERSION: Final = 1
 
 MAX_SIDE: Final = 1024
 """Crops that are larger would take gigabytes a batch."""
+MAX_WIDTH: Final = 512
+"""Channels of the first convolution; it is made even where no branch uses it."""
 BRANCHES: Final = ("quantiles", "colours", "convolution")
 CHANGES: Final = 6
 """Numbers that the second head tells of an edit, see `Batch.changes`."""
@@ -60,6 +62,8 @@ class Discriminator(nn.Module):
             raise ValueError(f"branches must be some of {', '.join(BRANCHES)}, got {shape.branches}")
         if not 32 <= shape.side <= MAX_SIDE or shape.side % 16:
             raise ValueError(f"side must be a multiple of 16 from 32 to {MAX_SIDE}, got {shape.side}")
+        if not 1 <= shape.width <= MAX_WIDTH:
+            raise ValueError(f"width must be 1 to {MAX_WIDTH}, got {shape.width}")
         self.shape = shape
         every: dict[str, Quantiles | Colours | Convolution] = {
             "quantiles": Quantiles(),

@@ -11,7 +11,9 @@ import copy
 import math
 import os
 import pickle
+import struct
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -25,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from realism.discriminator import Discriminator, Shape
+from realism.tensors import is_bulky
 
 STATE_VERSION: Final = 1
 
@@ -376,9 +379,11 @@ def _save_state(state: Path, identity: Mapping[str, Any], running: _Running[Netw
     write_state(state, identity, values)
 
 
+_STATE_PICKLE_BYTES: Final = 2_000_000
+"""Of a state's pickle, which holds the history of the training: it is read at 1 MB/s."""
 _STATE_ERRORS: Final = (
     *(RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError, AssertionError, OverflowError),
-    *(EOFError, OSError, MemoryError, pickle.UnpicklingError),
+    *(EOFError, OSError, MemoryError, pickle.UnpicklingError, zipfile.BadZipFile, NotImplementedError, struct.error),
 )
 """What `torch.load`, and putting what it found into a network, are known to raise on damaged files."""
 
@@ -392,6 +397,14 @@ def _load_state(state: Path, identity: Mapping[str, Any], running: _Running[Netw
         running.step, running.parts, running.history = values["step"], values["parts"], values["history"]
 
     restore_state(state, identity, restore)
+
+
+def _load_plain(state: Path) -> Any:
+    """Load a state of torch's zip format, of which nothing is packed: it takes the memory that the file has bytes."""
+    with state.open("rb") as file:
+        if is_bulky(file, max_bytes=state.stat().st_size, pickle_bytes=_STATE_PICKLE_BYTES):
+            raise ValueError("packed, or with a history without end")
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def write_state(state: Path, identity: Mapping[str, Any], values: Mapping[str, Any]) -> None:
@@ -413,7 +426,7 @@ def restore_state(state: Path, identity: Mapping[str, Any], restore: Callable[[M
         ValueError: It is damaged or belongs to other settings.
     """
     try:
-        values = torch.load(state, map_location="cpu", weights_only=True)
+        values = _load_plain(state)
         begun, version = values["settings"], values["version"]
     except _STATE_ERRORS as error:
         raise ValueError(f"{state} is no training that can go on ({type(error).__name__}); remove it") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -17,15 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from flows.decoding import MAX_PIXELS, has_too_many_scans, is_cut_short
+
 Picture = NDArray[np.uint8]
 
 MAX_BYTES: Final = 200_000_000
-MAX_PIXELS: Final = 100_000_000
-
-MAX_SCANS: Final = 64
-"""Passes of a progressive JPEG over its pixels; encoders make about ten."""
-MAX_SCANNED_PIXELS: Final = 500_000_000
-"""Pixels that the passes go over together: a pass may take a hundred bytes of the file and a second of time."""
 
 GREY_LEVELS: Final = 8
 """A pixel is grey where its channels lie within so many levels of each other."""
@@ -37,13 +32,6 @@ _CLEARLY_COLOURED: Final = 0.75
 
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000", "GIF")
 """What Pillow may take a file for; among the rest are formats that it hands to other programs (EPS)."""
-
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
-
-_JPEG: Final = b"\xff\xd8"
-_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""A marker of a JPEG: 00 after ff is a coded pixel, d0 to d7 are restarts within a scan, ff is padding."""
-_START_OF_SCAN, _END_OF_IMAGE, _NO_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
 
 _DECODING_ERRORS: Final = (
     *(OSError, SyntaxError, ValueError, TypeError, EOFError, MemoryError, IndexError, KeyError, ZeroDivisionError),
@@ -115,12 +103,14 @@ def screen(data: bytes, *, width: int, height: int) -> Screening:
     """
     with opened(data, annotated=(width, height)) as image:
         _check_size(image, width=width, height=height)
+        reduced = image.format == "JPEG"
         image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
-        small = np.asarray(image.convert("RGB"))
-    greyscale = grey_share(small) >= _CLEARLY_COLOURED
-    if greyscale:
+        # Pillow unpacks a WebP as a film, with four copies of a frame; to OpenCV it is one picture
+        seen = None if image.format == "WEBP" else np.asarray(image.convert("RGB"))
+    greyscale = seen is None or grey_share(seen) >= (_CLEARLY_COLOURED if reduced else GREY_SHARE)
+    if greyscale and (reduced or seen is None):
         greyscale = grey_share(decode(data, width=width, height=height)) >= GREY_SHARE
-    return Screening(crc32=zlib.crc32(data), greyscale=bool(greyscale))
+    return Screening(crc32=zlib.crc32(data), greyscale=greyscale)
 
 
 @contextmanager
@@ -131,7 +121,8 @@ def opened(data: bytes, *, annotated: tuple[int, int] | None = None) -> Iterator
         BadPicture: Not a picture, truncated, or one whose decoding would take too much memory or time; also in place
             of what goes wrong while the picture is in use.
     """
-    _check_chunks(data)
+    if is_cut_short(data):
+        raise BadPicture("unreadable", "cut short: a PNG chunk ends after the file")
     try:
         with (
             warnings.catch_warnings(action="ignore"),  # of metadata nobody asked for
@@ -222,35 +213,8 @@ def _check_work(data: bytes, image: Image.Image) -> None:
     width, height = image.size
     if not _is_small(width, height):
         raise BadPicture("unreadable", f"{width} x {height} is more than {MAX_PIXELS} pixels")
-    scans = _count_scans(data, most=min(MAX_SCANS, MAX_SCANNED_PIXELS // max(1, width * height)))
-    if scans is None:
+    if has_too_many_scans(data):
         raise BadPicture("unreadable", f"a JPEG of {width} x {height} with too many scans")
-
-
-def _count_scans(data: bytes, *, most: int) -> int | None:
-    """Count the scans of a JPEG by its markers, 0 of anything else; None where there are more than `most`."""
-    scans, place = 0, len(_JPEG)
-    while data.startswith(_JPEG) and (found := _MARKER.search(data, place)):
-        kind, place = data[found.end() - 1], found.end()
-        if kind == _END_OF_IMAGE:
-            break
-        if kind not in _NO_LENGTH:
-            place += max(2, int.from_bytes(data[place : place + 2], "big"))
-        scans += kind == _START_OF_SCAN
-        if scans > most:
-            return None
-    return scans
-
-
-def _check_chunks(data: bytes) -> None:
-    """Refuse a PNG whose chunks claim more than the file holds: OpenCV takes the memory before it looks."""
-    if not data.startswith(_PNG):
-        return
-    place = len(_PNG)
-    while data[place + 4 : place + 8] not in {b"IEND", b""}:
-        place += 12 + int.from_bytes(data[place : place + 4], "big")
-    if place >= len(data):
-        raise BadPicture("unreadable", "cut short: a PNG chunk ends after the file")
 
 
 def _is_turned(image: Image.Image) -> bool:

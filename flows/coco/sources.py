@@ -24,7 +24,9 @@ _ID_LINE: Final = re.compile(
     r"|(?:.*/)?(?:COCO_[A-Za-z0-9]+_)?(\d{1,12})(?:\.[A-Za-z]+)?"  # COCO, or a bare id
 )
 LIST_BYTES: Final = 64_000_000
-"""A larger list of ids is not read: it would name four million photographs."""
+"""A larger list of ids is not read."""
+MAX_LISTED: Final = 2_000_000
+"""Lines of a list; COCO has 330,000 photographs."""
 LINE_CHARACTERS: Final = 10_000
 _PEOPLE_COLUMNS: Final = ("id", "image_id", "iscrowd", "area")
 
@@ -188,6 +190,8 @@ def read_ids(path: Path | None) -> frozenset[int]:
             )
         with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
+                if number > MAX_LISTED:
+                    raise BadRequest(f"the list of excluded ids {path} has more than {MAX_LISTED:,} lines; shorten it")
                 if text := line.split("#", maxsplit=1)[0].strip():
                     ids.add(_read_id(text, where=f"{path}, line {number}"))
     except (OSError, UnicodeDecodeError) as error:

@@ -16,6 +16,8 @@ from flows.store.record import GATES
 
 LIST_BYTES: Final = 32_000_000
 """A larger list is not read: it would name a million samples."""
+MAX_LISTED: Final = 2_000_000
+"""Lines of a list, comments and blank ones too."""
 
 
 def read_rule(action: Action, given: Mapping[str, Any]) -> Ruled:
@@ -51,10 +53,10 @@ def read_list(path: Path, *, action: Action, run: str) -> Named:
         BadRequest: It cannot be read, is no such list or another run's, names nothing, or says both of one key.
     """
     text = _read_text(path)
-    whose = next(iter(re.findall(r"^# hcoco gallery of (.+?)\s*$", text, flags=re.MULTILINE)), run)
+    whose = next(iter(re.findall(r"^# hcoco gallery of (.+)$", text, flags=re.MULTILINE)), run).rstrip()
     if whose != run:
         raise BadRequest(
-            f"{str(path)!r} is a list of the run {whose}, not of {run}; take its first line out if it fits"
+            f"{str(path)!r} is a list of the run {whose[:100]}, not of {run}; take its first line out if it fits"
         )
     keys: dict[Action, set[str]] = {"readmit": set(), "ban": set()}
     for number, line in enumerate(text.splitlines(), start=1):
@@ -82,6 +84,8 @@ def _read_text(path: Path) -> str:
         raise BadRequest(f"the list {str(path)!r} cannot be read ({error}); give a file of keys, one a line") from None
     if len(data) > LIST_BYTES:
         raise BadRequest(f"the list {str(path)!r} is over {LIST_BYTES // 1_000_000} MB; split it")
+    if data.count(b"\n") > MAX_LISTED:
+        raise BadRequest(f"the list {str(path)!r} has more than {MAX_LISTED:,} lines; split it")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -12,10 +12,10 @@ import numpy as np
 
 from flows.coco.pictures import Picture
 from flows.coco.sources import Source
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.make.fusion import Blender, blend_by, closed_blends, evaluate_blends, gather, hard_cases
 from flows.make.fusion_data import Case, cases
-from flows.make.verify import decode_member
 from flows.store.layout import Layout
 from flows.store.manifest import read_manifest
 from flows.store.read import Damaged, read_tar

@@ -21,17 +21,18 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from flows.coco.pictures import BadPicture, Picture
 from flows.coco.sources import Watch, unwatched
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.make.harmonize import Harmonize, leave, open_harmonizer, transfer_from_background
 from flows.make.pairs import Pair, find_pairs, read_pair
 from flows.make.plan import Map
-from flows.make.verify import decode_member
+from flows.store.cells import harmless_cell
+from flows.store.index import read_index
 from flows.store.layout import HARMONIZATION, Layout, open_run, writing
 from flows.store.manifest import read_manifest
 from flows.store.read import Damaged, read_sample
@@ -50,6 +51,8 @@ PIECE: Final = 8
 """Samples that a worker reads and measures at a time."""
 REPLICATES: Final = 1000
 _REPLICATES_AT_ONCE: Final = 100
+_PLACE: Final = ("key", "tar", "offset", "size", "target_image_id")
+"""Columns of the index, in the order of `Placed`."""
 LEVEL: Final = 95
 """Percent of the replicates inside an interval."""
 NATIVE: Final = "native"
@@ -335,15 +338,14 @@ def pieces_of_run(layout: Layout, *, split: str = "test", stage: str = HARMONIZA
     found: list[Placed] = []
     for entry in read_manifest(layout).get("index", ()):
         try:
-            table = pq.read_table(
-                layout.run / entry["path"],
-                columns=["key", "tar", "offset", "size", "target_image_id"],
-                filters=(pc.field("stage") == stage) & (pc.field("status") == "kept") & (pc.field("split") == split),
-            )
+            table = read_index(layout.run / entry["path"], columns=[*_PLACE, "stage", "status", "split"])
         except (OSError, pa.ArrowException) as error:
             message = str(error).splitlines()[0]
             raise BadRequest(f"{layout.run / entry['path']} is damaged ({message}); run hcoco verify") from None
-        found += [Placed(*row.values()) for row in table.to_pylist()]
+        mine = table.filter(
+            (pc.field("stage") == stage) & (pc.field("status") == "kept") & (pc.field("split") == split)
+        )
+        found += [Placed(*row.values()) for row in mine.select(list(_PLACE)).to_pylist()]
     if not found:
         raise BadRequest(
             f"{layout.run} has no kept {stage} samples in the split {split}: build more samples, or choose "
@@ -633,14 +635,15 @@ def write_figures(tally: Tally, path: Path) -> None:
     """Write a row a sample and method as CSV: every measure of every convention."""
     names = [f"{convention}_{measure}" for convention in CONVENTIONS for measure in MEASURES]
     with writing(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         table = csv.writer(text, lineterminator="\n")
         table.writerow(["sample", "photograph", "mask_share", "method", *names])
         for sample, photograph, share, figures in zip(
             tally.names, tally.photographs, tally.shares, tally.figures, strict=True
         ):
             for method, values in zip(tally.methods, figures, strict=True):
-                table.writerow([sample, photograph, round(share, 6), method, *np.round(values.ravel(), 6).tolist()])
+                words = map(harmless_cell, (sample, photograph, round(share, 6), method))
+                table.writerow([*words, *np.round(values.ravel(), 6).tolist()])
         text.flush()
         text.detach()
 

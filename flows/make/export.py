@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from flows.coco.sources import Watch, unwatched
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.store.decisions import KEY
 from flows.store.layout import Layout, read_json, write_bytes
@@ -352,10 +353,7 @@ def _put(path: Path, content: bytes) -> None:
 
 def _binary(content: bytes) -> bytes:
     """Return a mask as PNG of 0 and 255."""
-    try:
-        alpha = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # nothing in it, or a size beyond all bounds
-        alpha = None
+    alpha = decode_member(content, cv2.IMREAD_GRAYSCALE)
     if alpha is None:
         raise Damaged("a mask is no PNG; run hcoco verify")
     inside = np.where(alpha > 127, 255, 0).astype(np.uint8)

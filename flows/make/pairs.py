@@ -113,8 +113,8 @@ def _read(path: Path) -> _Stored:
         with opened(data) as image:
             width, height = image.size
             turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1), lambda picture: picture)
-            alpha = _alpha(image)
-            if alpha is None:
+            alpha = _alpha_of_webp(data, image) if image.format == "WEBP" else _alpha(image)
+            if alpha is None and image.format != "WEBP":
                 image.draft("RGB", (max(1, width // 8), max(1, height // 8)))
                 image.load()  # OpenCV fills up what is cut short with grey
         return _Stored(decode(data, width=width, height=height), turn, alpha)
@@ -127,6 +127,17 @@ def _alpha(image: Image.Image) -> Alpha | None:
     if "A" not in image.getbands() and "transparency" not in image.info:
         return None
     alpha = np.asarray(image.convert("RGBA").getchannel("A"), np.uint8)
+    return None if alpha.min() == 255 else alpha
+
+
+def _alpha_of_webp(data: bytes, image: Image.Image) -> Alpha | None:
+    """Return the alpha channel by OpenCV: Pillow unpacks a WebP as a film, with four copies of a frame."""
+    if "A" not in image.getbands():
+        return None
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None or pixels.shape[2:] != (4,):
+        return None
+    alpha = np.ascontiguousarray(pixels[..., 3], np.uint8)
     return None if alpha.min() == 255 else alpha
 
 
@@ -176,9 +187,11 @@ def _listed(place: Path) -> list[Pair]:
 def _listed_composite(folder: Path, line: str) -> Path:
     try:
         candidates = [locate(folder, line), locate(folder, f"{COMPOSITES}/{line}")]
+        return next((path for path in candidates if path.exists()), candidates[0])
     except BadPicture as bad:
         raise BadRequest(f"list in {folder}: {bad}") from None
-    return next((path for path in candidates if path.exists()), candidates[0])
+    except OSError as error:  # a name that no file system takes
+        raise BadRequest(f"list in {folder}: {line[:60]!r} is no name of a file ({error.strerror})") from None
 
 
 def _pairs(composites: Sequence[Path]) -> list[Pair]:

@@ -355,7 +355,7 @@ def read_plan(layout: Layout) -> Plan:
         plan = msgspec.convert(value, Plan)
         if version == PLAN_VERSION:
             _check_plan(plan)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise BadRequest(f"{layout.plan} is damaged ({error}); restore it, or build into another --run") from None
     if version != PLAN_VERSION:
         raise BadRequest(

@@ -12,7 +12,7 @@ from flows.make.compose import Look, Made, Photographs, bring_rows, compose, rea
 from flows.make.compose_copypaste import compose_paste
 from flows.make.gate import ask_again, look_through
 from flows.make.paste import read_paste
-from flows.make.plan import Plan, read_plan, read_planned
+from flows.make.plan import Plan, ShardPlan, read_plan, read_planned
 from flows.make.shard import judge_made, read_done, record_of, subject_of
 from flows.store.decisions import as_decided, read_decisions
 from flows.store.layout import COPYPASTE, FUSION, Layout
@@ -58,8 +58,7 @@ def remake(run: Path, key: str) -> Remade:
         made_from = _maker(layout, plan, row["stage"], record)
     except (Damaged, KeyError, ValueError, TypeError) as damage:
         raise BadRequest(f"{row['tar']} is damaged at {key} ({damage}); run hcoco verify") from None
-    shard = plan.shard(row["shard"])
-    place, planned = next((place, each) for place, each in enumerate(read_planned(layout, shard)) if each["key"] == key)
+    shard, place, planned = _find_planned(layout, plan, key, name=row.get("shard"))
     bring_rows(plan.roots, [planned])
     look = None if plan.gate is None else look_through(plan.gate)
     made = made_from(planned, look)
@@ -83,6 +82,20 @@ def remake(run: Path, key: str) -> Remade:
     members = {**made.members, "json": encode_record(decided)}
     names = sorted({*members, *stored.members})
     return Remade(key, members, tuple(name for name in names if members.get(name) != stored.members.get(name)))
+
+
+def _find_planned(layout: Layout, plan: Plan, key: str, *, name: object) -> tuple[ShardPlan, int, dict[str, Any]]:
+    """Return the shard of this name, and place and row of the key in its plan.
+
+    Raises:
+        BadRequest: They are not there: plan and index are not of one run.
+    """
+    for shard in plan.shards:
+        if shard.name == name:
+            for place, planned in enumerate(read_planned(layout, shard)):
+                if planned["key"] == key:
+                    return shard, place, planned
+    raise BadRequest(f"the plan of {layout.run} has no {key} where the index says that it is; run hcoco verify")
 
 
 def _maker(

@@ -250,7 +250,7 @@ def _mean(values: Sequence[float] | NDArray[np.float64]) -> float | None:
 def write_scores(rows: Iterable[Scored], path: Path) -> None:
     """Write a row a composite: as CSV, or as JSON lines where the name ends in `.jsonl`."""
     with writing(path) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
         if path.suffix == ".jsonl":
             text.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
         else:

@@ -47,6 +47,11 @@ GROSS_MSE: Final = 2000.0
 GROSS: Final = ("overexposed", "hue_flip", "channel_swap", "overshot")
 RUNGS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Strengths of the ladders that are measured."""
+_CASES_ERRORS: Final = (
+    *(OSError, EOFError, TypeError, AttributeError, ValueError, MemoryError, NotImplementedError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+"""What opening damaged or forged cases is known to raise."""
 _PERMUTATIONS: Final = ((0, 2, 1), (1, 0, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1))
 
 
@@ -365,9 +370,14 @@ class Cases:
             ValueError: The file is damaged, or holds something else.
         """
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return cls(**arrays)
-        except (OSError, EOFError, TypeError, AttributeError, ValueError, zipfile.BadZipFile, zlib.error):
+            with path.open("rb") as file:
+                with zipfile.ZipFile(file) as members:
+                    if any(member.compress_type != zipfile.ZIP_STORED for member in members.infolist()):
+                        raise ValueError("packed: it may stand for any size")
+                file.seek(0)
+                with np.load(file, allow_pickle=False) as arrays:
+                    return cls(**arrays)
+        except _CASES_ERRORS:
             raise ValueError(f"{path} holds no cases that can be read; remove it") from None
 
 

@@ -18,6 +18,7 @@ from augment import feather
 from augment.checks import foreground_mse
 from flows.coco.masks import decode_mask, scale_mask
 from flows.coco.pictures import Picture, scaled_size
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.make.compose import BLOCK, person_of, read_recipe
 from flows.make.fuser import load_fuser
@@ -29,7 +30,7 @@ from flows.make.run import find_split_leaks
 from flows.make.shard import subject_of
 from flows.store.decisions import UNREADABLE, Decisions, as_decided, gates_said, read_decisions
 from flows.store.index import read_index
-from flows.store.layout import COPYPASTE, FUSION, HARMONIZATION, OWN_FOLDER, Layout, stage_of
+from flows.store.layout import COPYPASTE, FUSION, HARMONIZATION, OWN_FOLDER, Layout, is_inside, stage_of
 from flows.store.manifest import count_rows, read_manifest
 from flows.store.read import Damaged, Stored, read_sample, read_tar
 from flows.store.record import GATES, PERSON, flatten
@@ -133,6 +134,9 @@ def _count_problems(layout: Layout, plan: Plan, manifest: Mapping[str, Any]) -> 
 def _verify_files(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[Problem]:
     listed = {entry["path"]: entry for entry in (*manifest["shards"], *manifest.get("index", ()))}
     for path, entry in listed.items():
+        if not is_inside(path):
+            yield Problem(path[:100], None, "is in the manifest, and no path in the run")
+            continue
         file = (layout.run / path).resolve()
         if not file.is_relative_to(layout.run.resolve()) or not file.is_file():
             yield Problem(path, None, "is in the manifest but not on disk")
@@ -463,12 +467,3 @@ def background_identical(real: Picture, composite: Picture, alpha: NDArray[np.ui
     blocks = padded.reshape(padded.shape[0] // BLOCK, BLOCK, -1, BLOCK).any(axis=(1, 3))
     free = ~np.repeat(np.repeat(blocks, BLOCK, axis=0), BLOCK, axis=1)[:height, :width]
     return not bool((np.any(real != composite, axis=2) & free).any())
-
-
-def decode_member(data: bytes, flags: int) -> NDArray[np.uint8] | None:
-    """Decode a picture of a sample; None where it is none."""
-    try:
-        picture: NDArray[np.uint8] | None = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)  # type: ignore[assignment]
-    except cv2.error:
-        return None
-    return picture

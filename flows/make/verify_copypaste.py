@@ -11,10 +11,11 @@ import numpy as np
 from augment.checks import foreground_mse
 from flows.coco.masks import decode_mask, scale_mask
 from flows.coco.pictures import scaled_size
+from flows.decoding import decode_member
 from flows.make.compose import person_of
 from flows.make.paste import draw_paste, read_paste, region_of
 from flows.make.plan import Plan
-from flows.make.verify import background_identical, decode_member
+from flows.make.verify import background_identical
 
 
 def check_paste(

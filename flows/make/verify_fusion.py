@@ -10,11 +10,12 @@ import numpy as np
 
 from augment.composition import near_mask
 from flows.coco.pictures import scaled_size
+from flows.decoding import decode_member
 from flows.make.compose import Photographs, person_of
 from flows.make.compose_fusion import composition_from, draw_composition, mask_of, polygon_in
 from flows.make.plan import Plan
 from flows.make.plan_fusion import subject_side
-from flows.make.verify import background_identical, decode_member
+from flows.make.verify import background_identical
 from realism.fusion import reach_of
 
 

@@ -20,16 +20,16 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from augment.composition import near_mask
 from flows.coco.sources import Watch, unwatched
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.make.evaluate_harmonization import Interval, judge_change
 from flows.make.plan import read_plan
-from flows.make.verify import decode_member
+from flows.store.index import read_index
 from flows.store.layout import FUSION, HARMONIZATION, Layout, open_run, write_bytes, writing
 from flows.store.lock import holding
 from flows.store.manifest import read_manifest
@@ -309,7 +309,8 @@ def _rows_of(layout: Layout, stage: str) -> pa.Table:
     files = [layout.run / entry["path"] for entry in read_manifest(layout).get("index", ())]
     try:
         table = pa.concat_tables(
-            pq.read_table(file, columns=names, filters=pc.field("stage") == stage) for file in files
+            read_index(file, columns=[*names, "stage"]).filter(pc.field("stage") == stage).select(names)
+            for file in files
         )
     except (OSError, pa.ArrowException) as error:
         raise BadRequest(

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.utils import pytorch_worker_info
 
+from flows.decoding import decode_member
 from flows.errors import BadRequest
 from flows.objects import is_address
 from flows.store.index import read_index
@@ -348,13 +349,10 @@ def decode_picture(content: bytes, *, grey: bool) -> NDArray[np.uint8]:
         ValueError: It is none.
     """
     flags = cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB
-    try:
-        picture = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
-    except cv2.error:  # a size beyond all bounds
-        picture = None
+    picture = decode_member(content, flags)
     if picture is None:
         raise ValueError(f"content must be a JPEG or PNG, got {len(content)} bytes that are none")
-    return np.asarray(picture, dtype=np.uint8)
+    return picture
 
 
 def _resize(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from msgspec import Meta, Struct, ValidationError, convert
+from msgspec import Meta, Struct, convert
 
 from flows.errors import BadRequest
 from flows.store.layout import Layout, is_inside, read_json, stage_of
@@ -56,7 +56,7 @@ def make_manifest(
             "planned": planned,
             "kept": kept,
             "rejected": rejected,
-            "by_reason": dict(sorted(by_reason.items())),
+            "by_reason": dict(sorted(by_reason.items(), key=_name_of)),
             "by_family": {family: dict(sorted(counts.items())) for family, counts in sorted(by_family.items())},
             "by_stage": {stage: dict(counts) for stage, counts in sorted(by_stage.items())},
         },
@@ -93,9 +93,14 @@ def count_rows(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "kept": status["kept"],
         "rejected": status["rejected"],
         "by_reason": dict(sorted(by_reason.items())),
-        "by_family": dict(sorted(by_family.items())),
-        "by_decision": dict(sorted(by_decision.items())),
+        "by_family": dict(sorted(by_family.items(), key=_name_of)),
+        "by_decision": dict(sorted(by_decision.items(), key=_name_of)),
     }
+
+
+def _name_of(item: tuple[object, object]) -> str:
+    """Return what counts are sorted by: a forged row may have no family."""
+    return str(item[0])
 
 
 def read_manifest(layout: Layout) -> dict[str, Any]:
@@ -133,13 +138,18 @@ def read_places(layout: Layout) -> dict[str, Any]:
     return manifest
 
 
+class _Outcomes(Struct):
+    kept: int
+    rejected: int
+
+
 class _Counts(Struct):
     planned: int
     kept: int
     rejected: int
     by_reason: dict[str, int]
-    by_family: dict[str, dict[str, int]]
-    by_stage: dict[str, dict[str, int]] = {}
+    by_family: dict[str, _Outcomes]
+    by_stage: dict[str, _Outcomes] = {}
 
 
 class _Selection(Struct):
@@ -183,6 +193,6 @@ def _is_manifest(value: object) -> bool:
     """Say whether everything that readers of a manifest look at is there, and of its kind."""
     try:
         convert(value, _Manifest)
-    except (ValidationError, OverflowError):
+    except (ValueError, OverflowError):  # a lone surrogate in a key is a ValueError too
         return False
     return True

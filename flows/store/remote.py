@@ -27,7 +27,7 @@ from typing import Any, Final
 from flows import objects
 from flows.errors import BadRequest
 from flows.objects import BUILT, READ, Entry
-from flows.store.layout import OWN_FOLDER, Layout, write_bytes
+from flows.store.layout import OWN_FOLDER, Layout, read_json, write_bytes
 
 LEASE_SECONDS: Final = 120.0
 """How long a lease holds that is not renewed: so long a run waits for another machine after its own died."""
@@ -274,9 +274,9 @@ def _check_names(address: str, paths: Iterable[str]) -> None:
 def _is_whole(marker: Path, there: Mapping[str, Entry]) -> bool:
     """Say whether the bucket has the files that a marker names, in their size."""
     try:
-        files = json.loads(marker.read_bytes())["files"]
+        files = read_json(marker)["files"]
         return all(there[path].size == file["size"] for path, file in files.items())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -324,7 +324,7 @@ def _read_lease(address: str) -> dict[str, Any] | None:
     try:
         lease = json.loads(data)
         return {**lease, "until": float(lease["until"])}
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return {"until": 0.0}
 
 

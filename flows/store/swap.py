@@ -7,13 +7,20 @@ whoever next holds the run's lock ends the moves (`settle`). There is no other s
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from flows.errors import BadRequest
 from flows.store.layout import Layout, read_json, write_bytes
+
+_LIKELY: Final = re.compile(r"[ -.0-~][ -~]{0,199}")
+"""A path that any file system takes, and not from the root."""
+_MOST_FOLDERS: Final = 1_000
+"""Of a run; it has about ten."""
 
 
 @contextmanager
@@ -75,11 +82,21 @@ def _read_moves(layout: Layout) -> tuple[list[str], list[str]]:
     try:
         value = read_json(_moves(layout))
         files, removed = value["files"], value["removed"]
-        inside = all(
-            path and (layout.run / path).resolve().is_relative_to(layout.run.resolve()) for path in (*files, *removed)
-        )
+        inside = _are_inside(layout, files, removed)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRequest(f"{_moves(layout)} is damaged ({error}); delete it and run hcoco repair") from None
     if not inside:
         raise BadRequest(f"{_moves(layout)} leads out of the run; delete it and run hcoco repair")
     return files, removed
+
+
+def _are_inside(layout: Layout, *lists: object) -> bool:
+    """Say whether these are lists of paths below the run; a folder of it may be a link that a stranger made."""
+    if not all(isinstance(each, list) for each in lists):
+        return False
+    paths = [path for each in lists for path in each]  # type: ignore[attr-defined]
+    if not all(isinstance(path, str) and _LIKELY.fullmatch(path) and ".." not in path.split("/") for path in paths):
+        return False
+    folders = {path.rpartition("/")[0] for path in paths if "/" in path}
+    run = layout.run.resolve()
+    return len(folders) <= _MOST_FOLDERS and all((run / folder).resolve().is_relative_to(run) for folder in folders)

@@ -31,6 +31,7 @@ from flows.store.read import file_sizes
 from flows.store.record import FIELDS
 from flows.view.cards import MEANINGS, tell, web_link
 from flows.view.croissant import describe_croissant
+from flows.view.markdown import as_code, as_text
 
 README: Final = "README.md"
 CROISSANT: Final = "croissant.json"
@@ -50,6 +51,8 @@ COCO_PAPER: Final = """\
 
 _SIZE_CLASSES: Final = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _NO_DERIVATIVES: Final = re.compile(r"/by(-nc)?-nd/|NoDeriv", re.IGNORECASE)
+_OF_PHOTOGRAPH: Final = ("image_id", "license", "coco_url", "flickr_url")
+"""What the index says of a photograph, behind its role."""
 _NUMBERS: Final = ("foreground_mse", "psnr", "strength")
 
 
@@ -191,7 +194,7 @@ def write_attribution(facts: Facts, licenses: Mapping[int, License]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     fixed = ("image_id", "split", "license", "license_name", "license_url", "no_derivatives", "coco_url", "flickr_url")
-    writer.writerow([*fixed, *(f"{role}_samples" for role in facts.roles)])
+    writer.writerow([*fixed, *(harmless_cell(f"{role}_samples") for role in facts.roles)])
     words = {True: "yes", False: "no", None: ""}
     for each in facts.photographs:
         held = license_of(each, licenses)
@@ -205,13 +208,13 @@ def write_attribution(facts: Facts, licenses: Mapping[int, License]) -> bytes:
 def render_readme(*, name: str, manifest: Mapping[str, Any], facts: Facts, licenses: Mapping[int, License]) -> str:
     """Return the data card as Markdown with Hugging Face's YAML front matter."""
     environment = jinja2.Environment(
-        autoescape=False,  # noqa: S701 - Markdown; what comes from outside passes `_cell`
+        autoescape=False,  # noqa: S701 - Markdown; what comes from outside passes `as_text`
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cell": _cell, "count": lambda value: f"{value:,}", "tell": tell}
+    environment.filters |= {"cell": as_text, "count": lambda value: f"{value:,}", "tell": tell}
     counts, settings = manifest["counts"], manifest["settings"]
     held = _license_lines(facts, licenses)
     template = resources.files("flows.view").joinpath("data_card.md").read_text("utf-8")
@@ -266,7 +269,7 @@ def _source(settings: Mapping[str, Any]) -> str:
     source = str(settings.get("source", ""))
     if source == "sample":
         return "the sample that hcoco carries: drawn scenes, and a few free photographs"
-    return f"`{source}`" if source.startswith("coco:") else "a folder in COCO's layout"
+    return as_code(source) if re.fullmatch(r"coco:[a-z0-9]{1,20}", source) else "a folder in COCO's layout"
 
 
 def _license(number: int, value: Mapping[str, Any]) -> License:
@@ -294,15 +297,26 @@ def _tables(layout: Layout, manifest: Mapping[str, Any]) -> Iterator[pa.Table]:
     for entry in manifest.get("index", ()):
         path = layout.run / entry["path"]
         try:
-            yield read_index(path)
+            table = read_index(path)
+            _check_table(table)
+            yield table
         except (OSError, pa.ArrowException) as error:
             message = str(error).splitlines()[0]
             raise BadRequest(f"{path} is damaged ({message}); run the same build again to make it anew") from None
 
 
+def _check_table(table: pa.Table) -> None:
+    """Raise ArrowInvalid where a column that the card tells of is missing, or a sample is in no split."""
+    needed = ("status", "split", *_NUMBERS, *(f"{role}_{name}" for role in _roles(table) for name in _OF_PHOTOGRAPH))
+    if missing := set(needed) - set(table.column_names):
+        raise pa.ArrowInvalid(f"it has no column {min(missing)}")
+    if strange := set(table["split"].to_pylist()) - set(SPLITS):
+        raise pa.ArrowInvalid(f"there is no split {min(strange)[:60]!r}")
+
+
 def _schema(layout: Layout, manifest: Mapping[str, Any]) -> pa.Schema:
     """Return the columns of the index."""
-    files = manifest.get("index", ())
+    files = manifest.get("index", ())  # read before, within bounds, by `gather_facts`
     return pq.read_schema(layout.run / files[0]["path"]) if files else pa.schema([])
 
 
@@ -312,8 +326,7 @@ def _roles(table: pa.Table) -> list[str]:
 
 
 def _add_photographs(photographs: dict[int, Photograph], table: pa.Table, role: str, kept: Sequence[bool]) -> None:
-    names = ("image_id", "license", "coco_url", "flickr_url")
-    columns = [table[f"{role}_{name}"].to_pylist() for name in names]
+    columns = [table[f"{role}_{name}"].to_pylist() for name in _OF_PHOTOGRAPH]
     for image_id, number, coco_url, flickr_url, split, keeps in zip(
         *columns, table["split"].to_pylist(), kept, strict=True
     ):
@@ -322,9 +335,3 @@ def _add_photographs(photographs: dict[int, Photograph], table: pa.Table, role: 
         each = photographs.setdefault(image_id, Photograph(image_id, split, number, coco_url, flickr_url, {}, {}))
         each.samples[role] = each.samples.get(role, 0) + 1
         each.kept[role] = each.kept.get(role, 0) + keeps
-
-
-def _cell(value: object) -> str:
-    """Return text from outside for a Markdown table: one line, and nothing in it that means something."""
-    text = " ".join(str(value).split())
-    return re.sub(r"([\\`*\[\]<>|#!~$])", r"\\\1", text)

@@ -102,7 +102,7 @@ def write_fusion_page(
         for kind, rows in tables.items()
     ]
     page = environment.from_string(_PAGE).render(title=title, kinds=kinds, words=list(WORDS.values()))
-    write_bytes(path, page.encode())
+    write_bytes(path, page.encode("utf-8", "backslashreplace"))
     return path
 
 

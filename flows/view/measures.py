@@ -23,6 +23,7 @@ from augment.color import KELVIN_RANGE, LINEAR_TO_XYZ, chromaticity, duv_from_xy
 from augment.transfer.luminance_cct import DUV_LIMIT
 from flows.coco.sources import Watch, unwatched
 from flows.errors import BadRequest
+from flows.store.index import read_bounded, read_index
 from flows.store.layout import FUSION, Layout, writing
 from flows.store.write import hash_file
 from flows.view.gallery import Map
@@ -145,9 +146,9 @@ def measure_light(pixels: NDArray[np.uint8]) -> tuple[float, float | None]:
 
 def _read_kept(path: Path) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(path, columns=[*_INDEX, *_PLACE])
-        kept = table.select([*_INDEX, *_PLACE]).filter(pc.equal(table["status"], "kept"))
-    except (OSError, pa.ArrowException, KeyError) as error:
+        table = read_index(path, columns=[*_INDEX, *_PLACE])
+        kept = table.filter(pc.equal(table["status"], "kept"))
+    except (OSError, pa.ArrowException) as error:
         message = str(error).splitlines()[0]
         raise BadRequest(f"{path} is damaged ({message}); run the same build again to make it anew") from None
     rows: list[dict[str, Any]] = kept.to_pylist()
@@ -157,9 +158,9 @@ def _read_kept(path: Path) -> list[dict[str, Any]]:
 def _read_known(path: Path) -> dict[str, Numbers]:
     """Return what was measured before, by key; nothing where the file is missing or of another kind."""
     try:
-        table = pq.read_table(path)
+        table = read_bounded(path, schema=_SCHEMA)
         columns = [table[name].to_pylist() for name in _SCHEMA.names]
-    except (OSError, pa.ArrowException, KeyError):
+    except (OSError, pa.ArrowException):
         return {}
     return {str(key): tuple(numbers) for key, *numbers in zip(*columns, strict=True)}
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flows.decoding import decode_member
 from flows.store.read import Damaged, read_sample
 
 Pixels = NDArray[np.uint8]
@@ -75,14 +76,7 @@ def decode_recent(content: bytes | None, flags: int) -> Pixels | None:
 
     The last pictures are kept: samples of one photograph stand next to each other and hold the same `real.jpg`.
     """
-    if not content:
-        return None
-    try:
-        # None where it fails, whatever the stub says.
-        picture: Pixels | None = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), flags)  # type: ignore[assignment]
-    except cv2.error:
-        return None
-    return picture
+    return decode_member(content, flags)
 
 
 def make_pictures(members: Mapping[str, bytes]) -> Pictures | None:
@@ -142,16 +136,15 @@ def _strip(before: Pixels, mask: Pixels | None, after: Pixels) -> Pixels:
 def _decode(data: bytes) -> Pixels | None:
     """Decode to uint8 (H, W, 3) BGR with the longer side at most `LARGE`; None where that fails."""
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:  # of its size
+        with (
+            warnings.catch_warnings(action="ignore"),  # of its size
+            Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image,
+        ):
             longer = max(image.size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     flags = next((flag for factor, flag in _REDUCED if longer >= factor * LARGE), cv2.IMREAD_COLOR)
-    try:
-        # None where it fails, whatever the stub says.
-        picture: Pixels | None = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)  # type: ignore[assignment]
-    except cv2.error:
-        return None
+    picture = decode_member(data, flags)
     if picture is None:
         return None
     height, width = picture.shape[:2]

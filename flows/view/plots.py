@@ -150,7 +150,7 @@ def plot_effect(groups: Sequence[Group], *, gates: tuple[float, float]) -> str |
             _draw_gates(axes, gates, vertical=True)
             last = number == len(groups) - 1
             axes.tick_params(labelbottom=last, length=3 if last else 0, which="major")
-            axes.text(-0.02, 0.5, group.name, transform=axes.transAxes, ha="right", va="center")
+            axes.text(-0.02, 0.5, printable(group.name), transform=axes.transAxes, ha="right", va="center")
             if last:
                 axes.set_xlabel("foreground MSE (logarithmic)")
             if not number:
@@ -181,7 +181,7 @@ def plot_strength(groups: Sequence[Group], *, gates: tuple[float, float]) -> str
             _draw_strength(axes, group, edges)
             _draw_gates(axes, gates, vertical=False)
             axes.tick_params(labelleft=not column, labelbottom=below)
-            axes.set_title(group.name, loc="left", fontsize=9, color=INK, pad=4)
+            axes.set_title(printable(group.name), loc="left", fontsize=9, color=INK, pad=4)
             if below:
                 axes.set_xlabel("strength")
         return _svg(figure, label="Foreground MSE against strength per family, with the gates marked")
@@ -208,7 +208,7 @@ def plot_scores(groups: Sequence[Group], *, threshold: float | None, name: str) 
             last = number == len(groups) - 1
             axes.set_xticks([_odds(tick) for tick in _SCORE_TICKS], [f"{tick:g}" for tick in _SCORE_TICKS])
             axes.tick_params(labelbottom=last, length=3 if last else 0)
-            axes.text(-0.02, 0.5, group.name, transform=axes.transAxes, ha="right", va="center")
+            axes.text(-0.02, 0.5, printable(group.name), transform=axes.transAxes, ha="right", va="center")
             if threshold is not None:
                 axes.axvline(_odds(threshold), color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
             if last:
@@ -327,6 +327,11 @@ def _log_edges(groups: Sequence[Group], gates: tuple[float, float]) -> NDArray[A
     high = np.log10(max(float(effect.max()) * 1.2, gates[1] * 3))
     steps = int(np.ceil((high - low) * _BINS_PER_DECADE))
     return np.asarray(10 ** (low + np.arange(steps + 1) / _BINS_PER_DECADE))
+
+
+def printable(name: str) -> str:
+    """Return a name as one line of letters that a font has: a stranger may have named a family."""
+    return "".join(letter if letter.isprintable() else " " for letter in name)
 
 
 @contextmanager

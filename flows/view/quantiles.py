@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.view.plots import INK, KEPT, LINE, MUTED, PLAIN, _drawing, _svg
+from flows.view.plots import INK, KEPT, LINE, MUTED, PLAIN, _drawing, _svg, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,7 +162,7 @@ def _draw_row(axes: Axes, row: Row, place: float) -> None:
         axes.plot([median, median], [middle - half - 0.02, middle + half + 0.02], color=INK, linewidth=1.6)
     margin, count = axes.get_yaxis_transform(), max(bar.count for bar in row.bars)
     colour = MUTED if row.name == "HCOCO" else INK
-    axes.text(-0.02, place, row.name, ha="right", va="center", color=colour, transform=margin)
+    axes.text(-0.02, place, printable(row.name), ha="right", va="center", color=colour, transform=margin)
     if count:
         axes.text(1.02, place, f"{count:,}", ha="left", va="center", color=MUTED, fontsize=8.5, transform=margin)
 

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import errno
 import json
+import re
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from markdown_it import MarkdownIt
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
+from flows.artifacts import show_build
 from flows.build_hcoco import build_hcoco
+from flows.make.run import Finished
 from flows.make.verify import verify_run
 from flows.store.layout import Layout
+from flows.store.manifest import read_manifest
+from flows.view.refresh import Views
 from tests.flows.make.building import differing, hashes
 from tests.flows.make.gating import save_untrained
 
@@ -98,6 +108,35 @@ def test_prefect_shows_counts_and_progress(built: dict[str, Any]) -> None:
     pages = [(run / page / "index.html").as_uri() for page in ("report", "gallery", "statistics")]
     assert any(all(f"[{page}]({page})" in summary for page in pages) for summary in summaries)
     assert all((run / page / "index.html").is_file() for page in ("report", "gallery", "statistics"))
+
+
+def test_text_of_a_run_stays_text_in_prefect_s_pages(built: dict[str, Any], tmp_path: Path) -> None:
+    """Prefect takes summaries and cells for Markdown: no family, reason or folder becomes a tag, a link or a picture."""
+    hostile = "<img src=x>](javascript:x) ![a](http://x) `|`\n# b"
+    layout = Layout(tmp_path / "a`b](javascript:x) __c__")
+    shutil.copytree(built["run"], layout.run)
+    for path in layout.index("any").parent.glob("*.parquet"):
+        table = pq.read_table(path)
+        for name in ("family", "reason"):
+            words = [word and hostile for word in table[name].to_pylist()]
+            table = table.set_column(table.schema.get_field_index(name), name, pa.array(words, pa.string()))
+        pq.write_table(table, path)
+    manifest = read_manifest(layout)
+    manifest["counts"]["by_reason"] = {hostile: 1}
+    flow(show_build, validate_parameters=False)(Finished(layout, manifest), Views(layout.report, None, None))
+    with get_client(sync_client=True) as client:
+        keys = ["families", "reasons", "build-summary"]
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=keys)))
+    newest = {artifact.key: str(artifact.data) for artifact in sorted(found, key=lambda each: str(each.created))}
+    cells = [str(word) for key in keys[:2] for row in json.loads(newest[key]) for item in row.items() for word in item]
+    assert sum("javascript" in cell for cell in cells) >= 3
+    marks = MarkdownIt("commonmark", {"html": True})
+    assert all(marks.render(f"x {cell}").count("<") == 2 for cell in cells)
+    summary = marks.render(newest["build-summary"])
+    assert "<img" not in summary
+    assert "<h1" not in summary
+    assert re.findall(r'href="[^"]*"', summary) == []  # this renderer links no files, Prefect's does
+    assert f"<code>{layout.run}</code>" in summary
 
 
 @pytest.mark.usefixtures("_prefect")

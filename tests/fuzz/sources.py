@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -31,6 +32,7 @@ from flows.make.score import score_folder
 from flows.make.subjects import read_picture
 from flows.store.loader import decode_picture
 from flows.view.gallery import STAGES, cut_tiles
+from flows.view.measures import measure_sample
 from flows.view.pictures import make_pictures
 from tests.conftest import draw_photograph, write_coco
 from tests.fuzz.mutate import EVIL, mutate_bytes, mutate_json, mutate_lines, write_json
@@ -146,12 +148,16 @@ def _outlines() -> Sequence[bytes]:
 
 
 def _run_outline(data: bytes) -> None:
+    drawn = 0
     for height, width in ((120, 160), (100_000, 100_000), (10_000, 10_000)):
-        if height > 1000 and len(data) > 1000:
-            continue  # the large frame is drawn in 0.1 s; the hostile files are tried on the small one
-        with told(ValueError):
+        if height > 1000 and (len(data) > 1000 or len(data) % 8):
+            continue  # the large frame takes 0.1 s: one in eight, and the hostile files on the small one
+        with contextlib.suppress(Refused), told(ValueError):
             mask = decode_mask(data, height=height, width=width)
             assert mask.shape == (height, width)
+            drawn += 1
+    if not drawn:
+        raise Refused
 
 
 def _change_outline(data: bytes, rng: random.Random) -> bytes:
@@ -170,6 +176,15 @@ def _saved(image: Image.Image, form: str, **options: Any) -> bytes:
     return out.getvalue()
 
 
+def _packed_zeros(count: int) -> bytes:
+    """Return so many zeros as zlib packs them, without going over them."""
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(bytes(1_000_000)) + packer.flush(zlib.Z_FULL_FLUSH)  # nothing after it depends on it
+    rest = zlib.compressobj(9, wbits=-15)
+    end = rest.compress(bytes(count % 1_000_000)) + rest.flush()
+    return b"\x78\xda" + block * (count // 1_000_000) + end + struct.pack(">HH", count % 65521, 1)
+
+
 def _png(width: int, height: int, *, kind: int = 2, depth: int = 8, rows: int | None = None) -> bytes:
     """Return a PNG of zeros, with fewer rows than it claims where `rows` says so."""
 
@@ -177,9 +192,7 @@ def _png(width: int, height: int, *, kind: int = 2, depth: int = 8, rows: int | 
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[kind]
-    line = bytes(1 + -(-width * channels * depth // 8)) if rows != 0 else b""
-    packer = zlib.compressobj(1)
-    packed = b"".join([*(packer.compress(line) for _ in range(height if rows is None else rows)), packer.flush()])
+    packed = _packed_zeros((1 + -(-width * channels * depth // 8)) * (height if rows is None else rows))
     palette = chunk(b"PLTE", bytes(3)) if kind == 3 else b""
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
@@ -207,7 +220,6 @@ def _pictures() -> Sequence[bytes]:
     gif = _saved(rgb.quantize(64), "GIF")
     tiff = _saved(rgb, "TIFF")
     webp = _saved(rgb, "WEBP")
-    flat = Image.new("RGB", (10_000, 10_000))
     valid = [
         plain,
         _saved(rgb, "JPEG", progressive=True, exif=exif),
@@ -241,13 +253,9 @@ def _pictures() -> Sequence[bytes]:
         _png(100_000, 100_000, rows=0),
         _png(100_000, 100_000, rows=10),
         _png(30_000, 30_000, kind=0, depth=1),
-        _png(10_000, 10_000, kind=6, depth=16),
-        _png(10_000, 10_000, kind=2),
-        _png(10_000, 10_000, kind=0, depth=1),
         _png(10_001, 10_000, kind=3, depth=1),
         webp[:26] + struct.pack("<HH", 16_383, 16_383) + webp[30:],
         gif[:6] + struct.pack("<HH", 65_535, 65_535) + gif[10:],
-        gif[:6] + struct.pack("<HH", 10_000, 10_000) + gif[10:],
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0),
         b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 10_000, -10_000, 1, 24, 0, 0, 0, 0, 0, 0),
         b"P6 100000 100000 255\n",
@@ -255,12 +263,25 @@ def _pictures() -> Sequence[bytes]:
         b"P3 10000 10000 255\n" + b"1 " * 1_000_000,
         _tiff_of(100_000, 100_000),
         _tiff_of(10_000, 10_000),
-        _saved(flat, "TIFF", compression="tiff_lzw"),
-        _saved(flat, "WEBP", lossless=True, method=0),
-        _saved(flat, "GIF"),
         b"",
         b"\xff\xd8",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n" + b"(x) show\n" * 100,
+        b"RIFF\x1a\0\0\0WEBPVP8L\x0e\0\0\0\x2f\x0f\xe7\xc3\x09\x07\x10\x11\xfd\x0f\x44\x44\xff\x03",
+        _png(10_000, 10_000, kind=6, depth=16),
+    ]
+
+
+@cache
+def _largest() -> Sequence[bytes]:
+    """Return pictures that are just not too large: each takes seconds."""
+    gif = _saved(Image.fromarray(draw_photograph(1, width=80, height=60)).quantize(64), "GIF")
+    flat = Image.new("RGB", (10_000, 10_000))
+    return [
+        _png(10_000, 10_000, kind=2),
+        _png(10_000, 10_000, kind=0, depth=1),
+        gif[:6] + struct.pack("<HH", 10_000, 10_000) + gif[10:],
+        _saved(flat, "TIFF", compression="tiff_lzw"),
+        _saved(flat, "GIF"),
     ]
 
 
@@ -321,24 +342,54 @@ def _run_picture(data: bytes) -> None:
 
 
 def _run_viewed(data: bytes) -> None:
-    """Read a picture as the pages, the loader, `score` and the training on unlabelled photographs do."""
-    members = {"real.jpg": data, "composite.jpg": _pictures()[0], "mask.png": data}
-    shown = make_pictures(members), cut_tiles(members, STAGES["harmonization"], side=64)
+    """Show a picture as the report and the gallery do: in a sample whose other pictures are small."""
+    small = Image.open(io.BytesIO(_pictures()[0])).size
+    shown = []
+    for role in _roles(data, ("real.jpg", "mask.png")):
+        members = {"real.jpg": _pictures()[0], "composite.jpg": _pictures()[0], "mask.png": _pictures()[4], role: data}
+        shown.append(make_pictures(members))
+        if role == "mask.png":
+            measure_sample(members, stage="harmonization")
+        else:
+            cut_tiles(members, STAGES["harmonization"], side=64)
+    assert all(pictures is None or (pictures.width, pictures.height) == small for pictures in shown)
+    if not any(shown):
+        raise Refused
+
+
+def _roles(data: bytes, roles: tuple[str, str]) -> tuple[str, ...]:
+    """Return what a picture is tried as: a large one, which may take seconds, as one thing only."""
+    width, height = _claimed(data)
+    return roles if width * height < 10_000_000 else (roles[len(data) % 2],)
+
+
+def _run_loaded(data: bytes) -> None:
+    """Decode a picture as training, `verify` and `export` do."""
+    loaded = 0
     for grey in (True, False):
-        try:
-            decode_picture(data, grey=grey)
-        except ValueError:
-            continue
+        with contextlib.suppress(ValueError):
+            picture = decode_picture(data, grey=grey)
+            assert (picture.dtype, picture.ndim) == (np.uint8, 2 if grey else 3)
+            loaded += 1
+    if not loaded:
+        raise Refused
+
+
+def _run_scored(data: bytes) -> None:
+    """Read a picture and a mask as `score` and the training on unlabelled photographs do."""
+    read = 0
     with scratch() as folder:
         (folder / "p.jpg").write_bytes(data)
         (folder / "q.png").write_bytes(_pictures()[4])
-        read_picture(folder / "p.jpg")
-        for picture, mask in (("p.jpg", "q.png"), ("q.png", "p.jpg")):
+        for role in _roles(data, ("p.jpg", "q.png")):
+            if role == "p.jpg":
+                read += read_picture(folder / "p.jpg") is not None
             try:
-                read_pair(folder / picture, folder / mask)
+                read_pair(folder / role, folder / ("q.png" if role == "p.jpg" else "p.jpg"))
+                read += 1
             except BadPicture as bad:
                 assert bad.reason in {"unreadable", "size_mismatch", "mask_coloured"}
-    if shown == (None, None):
+    if not read:
         raise Refused
 
 
@@ -349,6 +400,14 @@ def _change_picture(data: bytes, rng: random.Random) -> bytes:
 # names
 
 
+def _parsed(data: bytes) -> Any:
+    """Return the JSON value that tells what is to be tried; None where the change left none."""
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _names() -> Sequence[bytes]:
     return [
         json.dumps([text]).encode() for text in ("000000000001.jpg", *_NAMES, *(e for e in EVIL if isinstance(e, str)))
@@ -357,14 +416,12 @@ def _names() -> Sequence[bytes]:
 
 def _run_name(data: bytes) -> None:
     """Join a file name from an annotation to its folder and read it: nothing outside the folder may be read."""
-    name = json.loads(data)
+    name = _parsed(data)
     name = name[0] if isinstance(name, list) and name and isinstance(name[0], str) else "x"
     with scratch() as outer:
         folder = outer / "photographs"
         folder.mkdir()
         (outer / "secret.jpg").write_bytes(b"secret")
-        (folder / "link.jpg").symlink_to(outer / "secret.jpg")
-        (folder / "up").symlink_to(outer)
         try:
             content = read_bytes(locate(folder, name))
         except BadPicture as bad:
@@ -377,8 +434,6 @@ def _change_name(data: bytes, rng: random.Random) -> bytes:
     parts = [
         "..",
         ".",
-        "link.jpg",
-        "up",
         "secret.jpg",
         "/",
         "\\",
@@ -418,10 +473,12 @@ def _run_decision_list(data: bytes) -> None:
 def _exclusions() -> Sequence[bytes]:
     return [
         b"139\n000000000285.jpg\n# comment\nCOCO_val2014_000000000632.jpg\nc139_1640_1.jpg\nval/000000000724.jpg\n",
-        b"1\n" * 5_000_000,
+        b"1\n" * 2_000_000,
+        b"1\n" * 20_000_000,
+        *(f"{number}\n".encode() for number in (0, 10**12 - 1, 10**12)),
         b"9" * 10_000_000,
         b"/" * 5_000_000,
-        b"\n" * 20_000_000,
+        b"\n" * 60_000_000,
         b"c1" + b"_1" * 1_000_000 + b".jpg",
         b"\0" * 1_000_000,
     ]
@@ -436,6 +493,9 @@ def _decision_lists() -> Sequence[bytes]:
         + key.replace(b"139", b"140"),
         b"ban x\n" * 3_000_000,
         b"# hcoco gallery of " + b"x " * 5_000_000,
+        b"# hcoco gallery of x" + b" " * 5_000_000 + b"x",
+        b"# hcoco gallery of sample\n" * 1_200_000,
+        b"".join(b"ban %012d-%012d-00\n" % (number, number) for number in range(900_000)),
         b"\n" * 30_000_000,
         b"a " * 10_000_000,
     ]
@@ -473,7 +533,7 @@ def _judge() -> Any:
 
 
 def _run_composites(data: bytes) -> None:
-    value = json.loads(data)
+    value = _parsed(data)
     files = value.get("files") if isinstance(value, dict) else None
     listed = value.get("list") if isinstance(value, dict) else None
     contents = [_pictures()[0], _pictures()[4], b"", b"\xff\xd8\xff", _png(80, 60), _png(81, 60)]
@@ -488,9 +548,10 @@ def _run_composites(data: bytes) -> None:
                 path.write_bytes(contents[number % len(contents)])
             except (OSError, ValueError):  # no file system takes this name
                 continue
-        (folder / "set").mkdir(exist_ok=True)
         place = folder / "set"
-        if isinstance(listed, str) and listed:
+        if not place.exists():  # else it is a folder, or a file of that name
+            place.mkdir()
+        if isinstance(listed, str) and listed and place.is_dir():
             place /= "list.txt"
             place.write_bytes(listed.encode("utf-8", "surrogatepass"))
         with told(BadRequest):
@@ -527,13 +588,15 @@ def _run_archive(data: bytes) -> None:
 
 
 TARGETS = (
-    Target("annotations", _annotations, partial(mutate_json, words=_NAMES), _run_annotations, mutable=3),
+    Target("annotations", _annotations, partial(mutate_json, words=_NAMES), _run_annotations, share=2, mutable=3),
     Target("outlines", _outlines, _change_outline, _run_outline, share=4, mutable=3),
-    Target("pictures", _pictures, _change_picture, _run_picture, share=4, mutable=_MUTABLE),
-    Target("pictures-viewed", _pictures, _change_picture, _run_viewed, share=1.5, mutable=_MUTABLE),
+    Target("pictures", _pictures, _change_picture, _run_picture, share=5, mutable=_MUTABLE, largest=_largest),
+    Target("pictures-viewed", _pictures, _change_picture, _run_viewed, share=2, mutable=_MUTABLE, largest=_largest),
+    Target("pictures-loaded", _pictures, _change_picture, _run_loaded, share=4, mutable=_MUTABLE, largest=_largest),
+    Target("pictures-scored", _pictures, _change_picture, _run_scored, share=2, mutable=_MUTABLE, largest=_largest),
     Target("names", _names, _change_name, _run_name, share=2),
     Target("exclusions", _exclusions, mutate_lines, _run_exclusions, share=2, mutable=1),
     Target("decision-lists", _decision_lists, mutate_lines, _run_decision_list, share=2, mutable=1),
-    Target("composites", _composites, mutate_json, _run_composites, share=0.5),
-    Target("archives", _archives, mutate_bytes, _run_archive, share=2, mutable=2),
+    Target("composites", _composites, mutate_json, _run_composites, share=0.75),
+    Target("archives", _archives, mutate_bytes, _run_archive, share=5, mutable=2),
 )

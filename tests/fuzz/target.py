@@ -23,6 +23,7 @@ class Target:
             raises breaks the promise.
         share: Of the cases that are asked for.
         mutable: So many of the seeds are changed, the first ones; all where 0.
+        largest: Returns files that may just be read and take seconds; only the long form tries them.
     """
 
     name: str
@@ -31,3 +32,4 @@ class Target:
     run: Callable[[bytes], None]
     share: float = 1.0
     mutable: int = 0
+    largest: Callable[[], Sequence[bytes]] = tuple

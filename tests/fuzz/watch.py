@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import random
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,7 @@ MOST_WALL_SECONDS: Final = 120.0
 MOST_BYTES: Final = 2_000_000_000
 """Of resident memory, the libraries' own (0.3 to 0.5 GB with torch) included."""
 
+_IN_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - the folder in it has a random name
 _STATE: Final = struct.Struct("<qqdd")  # number of the target, of the case, processor seconds and time at its begin
 
 
@@ -59,112 +62,130 @@ def case_of(target: Target, seeds: Sequence[bytes], *, seed: int, number: int) -
     return target.change(rng.choice(seeds[: target.mutable or len(seeds)]), rng)
 
 
-def fuzz(
-    names: Sequence[str],
-    *,
-    cases: int,
-    seed: int,
-    first: int = 0,
-    keep: Path | None = None,
-    seconds: float | None = None,
-) -> dict[str, Outcome]:
-    """Run cases `first` to `first + cases` of each target; a child that dies, hangs or swells is a failure and replaced.
+@dataclass(frozen=True)
+class Work:
+    """What is to be run.
 
-    Args:
+    Attributes:
         names: Of the targets.
-        cases: Of each target, times its share.
+        cases: Changed ones of each target, times its share; the hand-made ones come before them.
         seed: Of the changes.
         first: Number of the first case.
-        keep: Folder for the files that broke the promise.
         seconds: On the wall, after which a target ends, whatever is left of its changed cases.
+        short: Whether the largest files that may just be read are left out: each takes seconds.
     """
-    outcomes = {name: Outcome() for name in names}
-    with tempfile.TemporaryDirectory(prefix="hcoco-fuzz-") as folder:
-        place = Path(folder)
-        start: tuple[int, int] | None = (0, first)
+
+    names: Sequence[str]
+    cases: int
+    seed: int
+    first: int = 0
+    seconds: float | None = None
+    short: bool = False
+
+
+def fuzz(work: Work, *, keep: Path | None = None) -> dict[str, Outcome]:
+    """Run the cases of each target; a child that dies, hangs or swells is a failure and replaced.
+
+    Args:
+        work: What is to be run.
+        keep: Folder for the files that broke the promise.
+    """
+    outcomes = {name: Outcome() for name in work.names}
+    # in memory where there is such a folder: a disk takes longer to forget a file than a reader to refuse it
+    with tempfile.TemporaryDirectory(prefix="hcoco-fuzz-", dir=_IN_MEMORY if _IN_MEMORY.is_dir() else None) as folder:
+        start: tuple[int, int] | None = (0, work.first)
         while start is not None:
-            start = _one_child(
-                names, outcomes, place, cases=cases, seed=seed, first=first, start=start, keep=keep, seconds=seconds
-            )
+            start = _one_child(work, outcomes, Path(folder), start, keep)
     return outcomes
 
 
 def _one_child(
-    names: Sequence[str],
-    outcomes: dict[str, Outcome],
-    place: Path,
-    *,
-    cases: int,
-    seed: int,
-    first: int,
-    start: tuple[int, int],
-    keep: Path | None,
-    seconds: float | None,
+    work: Work, outcomes: dict[str, Outcome], place: Path, start: tuple[int, int], keep: Path | None
 ) -> tuple[int, int] | None:
     """Run one child to its end; return where the next one begins, None where all is done."""
     state, said = place / "state", place / "said"
     state.write_bytes(bytes(_STATE.size))
     said.write_bytes(b"")
-    work = {
-        "names": list(names),
-        "cases": cases,
-        "seed": seed,
-        "first": first,
-        "start": start,
-        "place": str(place),
-        "seconds": seconds,
-    }
-    (place / "scratch").mkdir(exist_ok=True)
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.fuzz", "--child", json.dumps(work), *(["--keep", str(keep)] if keep else [])],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "HCOCO_CACHE": str(place / "cache"),
-            "TMPDIR": str(place / "scratch"),
-            "OMP_NUM_THREADS": "1",
-        },
-        stdin=subprocess.DEVNULL,
-    )
-    with state.open("rb") as file, mmap.mmap(file.fileno(), _STATE.size, access=mmap.ACCESS_READ) as shared:
-        why = _look_after(child, shared)
-        number, case, _, _ = _STATE.unpack(shared[:])
+    (place / "scratch").mkdir()
+    given = {"work": asdict(work), "start": start, "place": str(place)}
+    with (place / "noise").open("wb") as noise:  # of libraries that tell what they think of a file
+        child = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "tests.fuzz",
+                "--child",
+                json.dumps(given),
+                *(["--keep", str(keep)] if keep else []),
+            ],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "HCOCO_CACHE": str(place / "cache"),
+                "TMPDIR": str(place / "scratch"),
+                "OMP_NUM_THREADS": "1",
+                "NUMBA_NUM_THREADS": "1",
+                "OPENCV_LOG_LEVEL": "SILENT",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=noise,
+            stderr=noise,
+        )
+        with state.open("rb") as file, mmap.mmap(file.fileno(), _STATE.size, access=mmap.ACCESS_READ) as shared:
+            end = _look_after(child, shared)
+            number, case, _, _ = _STATE.unpack(shared[:])
     for line in said.read_text().splitlines():
         _add(outcomes, json.loads(line))
     if child.returncode == 0:
         return None
-    if case < 0 or (child.returncode > 0 and not why):
-        raise RuntimeError(f"the fuzzing process itself failed, in {names[number]}: {why or child.returncode}")
-    outcome = outcomes[names[number]]
+    if case < 0 or (child.returncode > 0 and end is None):
+        tail = (place / "noise").read_bytes()[-3000:].decode(errors="replace")
+        raise RuntimeError(f"the fuzzing process itself failed, in {work.names[number]}, {child.returncode}: {tail}")
+    if keep:
+        (keep / "at-work").rename(keep / f"{work.names[number]}-{case}")
+    outcome = outcomes[work.names[number]]
     outcome.cases += 1
-    outcome.failures.append((case, why or f"the process ended with {child.returncode}"))
+    if end is None:
+        outcome.failures.append((case, f"the process ended with {child.returncode}"))
+    else:
+        outcome.failures.append((case, str(end)))
+        outcome.slowest, outcome.peak = max(outcome.slowest, end.used), max(outcome.peak, end.resident)
+    shutil.rmtree(place / "scratch")
     return number, case + 1
 
 
-def _look_after(child: subprocess.Popen[bytes], shared: mmap.mmap) -> str:
+@dataclass(frozen=True)
+class _Killed:
+    """What a child was killed for: processor time and time on the wall in seconds, resident bytes."""
+
+    used: float
+    waited: float
+    resident: int
+
+    def __str__(self) -> str:
+        return f"{self.used:.1f} s of processor time, {self.waited:.1f} s in all, {self.resident / 1e9:.2f} GB"
+
+
+def _look_after(child: subprocess.Popen[bytes], shared: mmap.mmap) -> _Killed | None:
     """Wait for a child's end; kill it where a case takes too long or too much, and say so."""
     page, tick = resource.getpagesize(), os.sysconf("SC_CLK_TCK")
     while child.poll() is None:
         time.sleep(0.02)
+        before = shared[:]
+        _, _, cpu, began = _STATE.unpack(before)
         try:
             resident = int(Path(f"/proc/{child.pid}/statm").read_text().split()[1]) * page
             times = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
         except (OSError, IndexError):
             continue
-        number, case, cpu, began = _STATE.unpack(shared[:])
-        if not began:
+        if not began or shared[:] != before:  # between two cases, or at the next one
             continue
-        used = sum(map(int, times)) / tick - cpu
-        why = ""
-        if resident > MOST_BYTES:
-            why = f"{resident / 1e9:.1f} GB of memory"
-        elif used > MOST_SECONDS or time.time() - began > MOST_WALL_SECONDS:
-            why = f"{used:.1f} s of processor time, {time.time() - began:.1f} s in all"
-        if why and (number, case) == _STATE.unpack(shared[:])[:2]:
+        now = _Killed(sum(map(int, times)) / tick - cpu, time.time() - began, resident)
+        if now.resident > MOST_BYTES or now.used > MOST_SECONDS or now.waited > MOST_WALL_SECONDS:
             child.kill()
             child.wait()
-            return why
-    return ""
+            return now
+    return None
 
 
 def _add(outcomes: dict[str, Outcome], said: dict[str, object]) -> None:
@@ -175,33 +196,37 @@ def _add(outcomes: dict[str, Outcome], said: dict[str, object]) -> None:
     outcome.failures = [(int(number), str(what)) for number, what in outcome.failures]
 
 
-def run_child(targets: dict[str, Target], work: dict[str, object], keep: Path | None) -> None:
-    """Run the cases of some targets in this process, noting each before it begins."""
-    place = Path(str(work["place"]))
-    names = [str(name) for name in work["names"]]  # type: ignore[attr-defined]
+def run_child(
+    targets: dict[str, Target], work: Work, *, place: Path, start: tuple[int, int], keep: Path | None
+) -> None:
+    """Run the cases of some targets in this process, noting each before it begins.
+
+    Args:
+        targets: By name.
+        work: What is to be run.
+        place: Folder of the watcher.
+        start: Number of the target and of the case to begin with.
+        keep: Folder for the files that broke the promise.
+    """
     with (place / "state").open("r+b") as file, mmap.mmap(file.fileno(), _STATE.size) as shared:
-        start_target, start_case = work["start"]  # type: ignore[misc]
-        for number, name in enumerate(names[start_target:], start=start_target):
+        for number, name in enumerate(work.names[start[0] :], start=start[0]):
             target = targets[name]
             shared[:] = _STATE.pack(number, -1, 0.0, 0.0)
-            seeds = target.seeds()
-            count = max(len(seeds), round(int(work["cases"]) * target.share))  # type: ignore[call-overload]
-            begin = start_case if number == start_target else int(work["first"])  # type: ignore[call-overload]
-            outcome, ends = Outcome(), time.monotonic() + float(work["seconds"] or 1e9)  # type: ignore[arg-type]
-            for case in range(begin, int(work["first"]) + count):  # type: ignore[call-overload]
+            seeds = [*target.seeds(), *(() if work.short else target.largest())]
+            last = work.first + len(seeds) + max(1, round(work.cases * target.share))
+            ends = math.inf if work.seconds is None else time.monotonic() + work.seconds
+            for case in range(start[1] if number == start[0] else work.first, last):
                 if case >= len(seeds) and time.monotonic() > ends:
                     break
-                data = case_of(target, seeds, seed=int(work["seed"]), number=case)  # type: ignore[call-overload]
+                data = case_of(target, seeds, seed=work.seed, number=case)
                 shared[:] = _STATE.pack(number, case, _processor_seconds(), time.time())
-                _one_case(target, data, case, outcome, keep)
+                outcome = _one_case(target, data, case, keep)
                 shared[:] = _STATE.pack(number, case, 0.0, 0.0)
-                if outcome.cases >= 20 or outcome.failures:
-                    _say(place, name, outcome)
-                    outcome = Outcome()
-            _say(place, name, outcome)
+                _say(place, name, outcome)
 
 
-def _one_case(target: Target, data: bytes, number: int, outcome: Outcome, keep: Path | None) -> None:
+def _one_case(target: Target, data: bytes, number: int, keep: Path | None) -> Outcome:
+    outcome = Outcome(cases=1)
     Path("/proc/self/clear_refs").write_text("5")  # forget the highest memory so far
     if keep:
         (keep / "at-work").write_bytes(data)
@@ -226,14 +251,11 @@ def _one_case(target: Target, data: bytes, number: int, outcome: Outcome, keep: 
             (keep / f"{target.name}-{number}.txt").write_text(
                 "".join(traceback.format_exception(error))[-6000:], errors="replace"
             )
-    seconds = _processor_seconds() - began
-    outcome.cases += 1
-    outcome.seconds += seconds
-    outcome.slowest = max(outcome.slowest, seconds)
-    peak = _peak_bytes()
-    outcome.peak = max(outcome.peak, peak)
-    if peak > MOST_BYTES or seconds > MOST_SECONDS:
-        outcome.failures.append((number, f"{seconds:.1f} s, {peak / 1e9:.2f} GB"))
+    outcome.seconds = outcome.slowest = _processor_seconds() - began
+    outcome.peak = _peak_bytes()
+    if outcome.peak > MOST_BYTES or outcome.slowest > MOST_SECONDS:
+        outcome.failures.append((number, f"{outcome.slowest:.1f} s of processor time, {outcome.peak / 1e9:.2f} GB"))
+    return outcome
 
 
 def _say(place: Path, name: str, outcome: Outcome) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import pickle
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 
 from realism import Calibration, Checkpoint, Discriminator, Shape, load_checkpoint, save_checkpoint, score_crops
 from realism.checkpoint import fill, mark_audited, read_about, read_weights, write_weights
+from realism.tensors import load_tensors
 
 
 @pytest.fixture
@@ -143,6 +145,32 @@ def test_code_in_a_checkpoint_does_not_run(write, saved: Path, tmp_path: Path) -
     with pytest.raises(ValueError, match=r"something other than tensors|truncated or damaged"):
         load_checkpoint(saved)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_part_that_has_no_weights_takes_no_memory(saved: Path) -> None:
+    """A width that only an unused branch has fits any weights: it is bounded by itself."""
+    network = Discriminator(Shape(side=32, width=8, hidden=32, branches=("colours",)))
+    save_checkpoint(Checkpoint(network), saved)
+    about = json.loads(saved.with_suffix(".json").read_text())
+    change(saved, shape={**about["shape"], "width": 32_000_000})
+    with pytest.raises(ValueError, match="width must be 1 to 512, got 32000000"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_of_millions_of_commands_is_not_read(legacy: bool) -> None:  # noqa: FBT001
+    """A pickle is read at a megabyte a second: one that names no tensors would keep the reader for minutes."""
+    commands = b"\x80\x02" + b"(" * 20_000_000
+    out = io.BytesIO(commands if legacy else b"")
+    if not legacy:
+        with zipfile.ZipFile(out, "w") as archive:
+            archive.writestr("a/data.pkl", commands)
+            archive.writestr("a/version", b"3\n")
+    out.seek(0)
+    began = time.process_time()
+    with pytest.raises(ValueError, match=r"something other than tensors"):
+        load_tensors(out, name="checkpoint", max_bytes=64_000_000, legacy=legacy)
+    assert time.process_time() - began < 5
 
 
 def test_weights_that_are_not_finite_are_refused(saved: Path) -> None:

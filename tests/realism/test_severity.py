@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -192,6 +193,30 @@ def test_cases_can_be_kept(cases: Cases, tmp_path: Path) -> None:
     cases.save(tmp_path / "cases.npz")
     loaded = Cases.load(tmp_path / "cases.npz")
     assert all(np.array_equal(a, b) for a, b in zip(vars(cases).values(), vars(loaded).values(), strict=True))
+
+
+@pytest.mark.parametrize("how", ["packed", "claims terabytes", "another method", "no archive"])
+def test_forged_cases_are_refused(cases: Cases, how: str, tmp_path: Path) -> None:
+    """A file that may stand for any size is one line, and takes no memory."""
+    path = tmp_path / "cases.npz"
+    cases.save(path)
+    with zipfile.ZipFile(path) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    if how == "claims terabytes":
+        header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+        members["mse.npy"] = b"\x93NUMPY\x01\x00v\x00" + header
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if how == "packed" else zipfile.ZIP_STORED) as forged:
+        for name, content in members.items():
+            forged.writestr(name, content)
+    if how == "another method":
+        data = bytearray(path.read_bytes())
+        for signature, place in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+            data[data.index(signature) + place] = 99
+        path.write_bytes(data)
+    if how == "no archive":
+        path.write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="holds no cases that can be read; remove it"):
+        Cases.load(path)
 
 
 def test_joined_cases_number_their_subjects_anew(cases: Cases) -> None:

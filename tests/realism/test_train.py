@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,24 @@ def test_damaged_state_is_refused(spoil, tmp_path: Path) -> None:  # noqa: ANN00
     """A truncated or foreign state is refused in one line."""
     train(draw, SMALL, state=tmp_path / "state")
     (tmp_path / "state").write_bytes(spoil((tmp_path / "state").read_bytes()))
+    with pytest.raises(ValueError, match="no training that can go on"):
+        train(draw, SMALL, state=tmp_path / "state")
+
+
+@pytest.mark.parametrize("how", ["packed", "a long pickle", "old format"])
+def test_state_that_may_stand_for_gigabytes_is_refused(how: str, tmp_path: Path) -> None:
+    """What a training wrote is an archive of which nothing is packed, with a short pickle."""
+    train(draw, SMALL, state=tmp_path / "state")
+    values = torch.load(tmp_path / "state", weights_only=True)
+    if how == "old format":
+        torch.save(values, tmp_path / "state", _use_new_zipfile_serialization=False)
+    else:
+        with zipfile.ZipFile(tmp_path / "state") as whole:
+            members = {name: whole.read(name) for name in whole.namelist()}
+        packed = zipfile.ZIP_DEFLATED if how == "packed" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(tmp_path / "state", "w", packed) as forged:
+            for name, content in members.items():
+                forged.writestr(name, content + bytes(2_000_000 * (how == "a long pickle" and name.endswith(".pkl"))))
     with pytest.raises(ValueError, match="no training that can go on"):
         train(draw, SMALL, state=tmp_path / "state")
 

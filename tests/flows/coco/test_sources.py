@@ -278,6 +278,14 @@ def test_a_list_that_cannot_be_read_is_refused(tmp_path: Path, name: str) -> Non
         read_ids(tmp_path / name)
 
 
+def test_a_list_of_too_many_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blank lines count too: each takes its time."""
+    monkeypatch.setattr("flows.coco.sources.MAX_LISTED", 3)
+    assert ids_of(tmp_path, "1\n\n2\n") == {1, 2}
+    with pytest.raises(BadRequest, match="has more than 3 lines"):
+        ids_of(tmp_path, "1\n\n2\n\n")
+
+
 def test_a_list_that_is_no_text_is_refused(tmp_path: Path) -> None:
     """A binary file is refused in one line."""
     with pytest.raises(BadRequest, match="cannot read"):

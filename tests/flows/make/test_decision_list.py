@@ -36,6 +36,9 @@ def test_a_list_is_read_leniently(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "is no text"),
         ("000000000139-000000230831-0\N{SUPERSCRIPT ONE}\n".encode(), "is neither a key"),
         (b"# hcoco gallery of other\n000000000139-000000230831-00\n", "is a list of the run other, not of mine"),
+        (b"# hcoco gallery of " + b"x" * 10_000, f"is a list of the run {'x' * 100}, not of mine"),
+        (b"# hcoco gallery of x" + b" " * 1_000_000 + b"x", "is a list of the run x "),
+        (b"\n" * 2_000_001, "has more than 2,000,000 lines"),
     ],
 )
 def test_a_bad_list_is_one_line(tmp_path: Path, content: bytes, line: str) -> None:
@@ -46,6 +49,7 @@ def test_a_bad_list_is_one_line(tmp_path: Path, content: bytes, line: str) -> No
         read_list(path, action="ban", run="mine")
     assert line in str(told.value)
     assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["nothing", "folder", "with\0nul"])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
 from flows.errors import BadRequest
-from flows.make import evaluate_harmonization as module
 from flows.make.evaluate_harmonization import (
     Interval,
     Measured,
@@ -152,14 +153,42 @@ def test_workers_change_no_digit(whole_run: Layout, unet: Path) -> None:
 def test_a_run_is_read_split_by_split(whole_run: Layout) -> None:
     """Its kept samples, each once, with the foreground MSE that the run's records have."""
     alone = evaluate_harmonization(whole_run.run, harmonizers={}, split="train")
-    rows = [
-        row for path in sorted((whole_run.run / "index").iterdir()) for row in module.pq.read_table(path).to_pylist()
-    ]
+    rows = [row for path in sorted((whole_run.run / "index").iterdir()) for row in pq.read_table(path).to_pylist()]
     kept = {row["key"]: row for row in rows if row["status"] == "kept" and row["split"] == "train"}
     assert sorted(alone.tally.names) == sorted(kept)
     at = list(CONVENTIONS).index("native"), MEASURES.index("fmse")
     for name, figures in zip(alone.tally.names, alone.tally.figures, strict=True):
         assert figures[0, *at] == pytest.approx(kept[name]["foreground_mse"], abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def plain_page(iharmony4: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the page of the data set whose names mean nothing."""
+    page = tmp_path_factory.mktemp("plain") / "page.html"
+    assert main(["evaluate", "harmonization", str(iharmony4), "--workers", "1", "--page", str(page)]) == 0
+    return page.read_text()
+
+
+@pytest.mark.parametrize(
+    "name", ["c1<img src=x onerror=pwned()>`|$&amp;{{7*7}}", "c1](javascript:pwned())\n", "=c1+cmd|x!A\udcff"]
+)
+def test_names_of_files_stay_text(
+    name: str, iharmony4: Path, plain_page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the page and in the table: no tag, no address, no formula, and no name that ends the command."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(iharmony4, name)
+    for path in sorted(Path(name).rglob("c1*.png")):
+        path.rename(path.with_name(f"{name}{path.name.removeprefix('c1')}"))
+    command = ["evaluate", "harmonization", name, "--workers", "1"]
+    assert main([*command, "--page", "page.html", "--output", "figures.csv"]) == 0
+    page = Path("page.html").read_text()
+    assert re.findall(r"<[a-z/!][^>\s]*", page) == re.findall(r"<[a-z/!][^>\s]*", plain_page)
+    assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,|#)', page)
+    with Path("figures.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    assert all(row["sample"].startswith(f"'{shown}" if name[0] == "=" else shown) for row in rows)
 
 
 def test_figures_and_page_are_written(

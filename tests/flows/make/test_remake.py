@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from augment import DEFAULT_FAMILIES
@@ -90,6 +91,21 @@ def test_an_unknown_key_is_a_bad_request(every_family: Layout) -> None:
     """A key that the run does not hold is one line."""
     with pytest.raises(BadRequest, match="has no sample 'nobody'"):
         remake(every_family.run, "nobody")
+
+
+@pytest.mark.parametrize("what", ["shard", "key"])
+def test_an_index_of_another_plan_is_a_bad_request(copy: Layout, what: str) -> None:
+    """A file of the index that names no shard of the plan, or a key that the plan does not have, is one line."""
+    path = min(copy.index("any").parent.glob("*.parquet"))
+    table = pq.read_table(path)
+    keys = table["key"].to_pylist()
+    if what == "shard":
+        path.rename(path.with_name("train-99999.parquet"))
+    else:
+        keys[0] = f"{keys[0][:-2]}98"
+        pq.write_table(table.set_column(table.schema.get_field_index("key"), "key", [keys]), path)
+    with pytest.raises(BadRequest, match=r"has no .* where the index says that it is; run hcoco verify"):
+        remake(copy.run, keys[0])
 
 
 def test_a_damaged_tar_is_a_bad_request(copy: Layout) -> None:

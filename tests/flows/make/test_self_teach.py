@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,9 @@ def test_a_run_has_held_out_compositions(many_coco: Path, fuser: Path, tmp_path:
     shown = {"tables": comparison.tables, "counts": comparison.counts, "pictures": comparison.pictures}
     page = write_fusion_page(tmp_path / "page.html", title="<Mine>", **shown).read_text()
     assert "&lt;Mine&gt;" in page
+    hostile = "<script>pwned()</script>](javascript:pwned())`|\n{{7*7}}\ud800"
+    other = write_fusion_page(tmp_path / "hostile.html", title=hostile, **shown).read_text()
+    assert re.findall("<[a-z/][a-z]*", other) == re.findall("<[a-z/][a-z]*", page)
     assert "<td>mine<td>" in page
     assert page.count("<figure>") == sum(len(each) for kind in comparison.pictures.values() for each in kind)
     assert any("mine" in line for line in tell_comparison(comparison))

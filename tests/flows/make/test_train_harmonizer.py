@@ -21,7 +21,7 @@ from flows.make.train_harmonizer import Batches, Course, foreground_mse, only_co
 from flows.settings import parse
 from flows.store.layout import Layout
 from flows.store.read import load_samples
-from flows.view.harmonizer_page import write_harmonizer_page
+from flows.view.harmonizer_page import render_harmonizer_page, write_harmonizer_page
 from realism.harmonizers import load_harmonizer
 from realism.harmonizers.batch import Triplets
 from tests.flows.make.building import WHOLE, build_in
@@ -92,6 +92,25 @@ def test_a_training_writes_checkpoint_sheets_and_report(run: Layout, tmp_path: P
     for split in ("train", "val"):
         sheet = cv2.imread(str(course.layout.report.parent / f"{split}.png"))
         assert sheet.shape[1] == 4 * 32
+
+
+def test_text_of_a_training_stays_text() -> None:
+    """A name, and what stands in the settings, may come from a source that somebody else named."""
+    hostile = "</style><script>pwned()</script>](javascript:pwned())`|\n{{7*7}}\ud800"
+    about = {
+        "architecture": "harmonizer_masked_unet",
+        "shape": {"widths": [4, 8]},
+        "side": 32,
+        "parameters": 7,
+        "metrics": {"samples": 5, "history": [{"step": 1, "loss": 1.0}]},
+        "settings": {"run": hostile, hostile: hostile},
+        "data_digest": hostile,
+        "weights_sha256": hostile,
+    }
+    page = render_harmonizer_page(name=hostile, about=about, sheets={}).decode()
+    assert "<script" not in page
+    assert "&lt;script&gt;pwned()" in page
+    assert "href=" not in page.replace('href="#', "")
 
 
 def test_a_finished_training_is_left_as_it_is_and_an_unfinished_one_goes_on(run: Layout, tmp_path: Path) -> None:

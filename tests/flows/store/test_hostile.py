@@ -248,6 +248,29 @@ def test_a_manifest_that_points_elsewhere_opens_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        {"counts": {"\ud800": 1}},
+        {"selection": {"\ud800": 1}},
+        {"counts": {"by_family": {"mkl": {"kept": 1}}}},
+        {"counts": {"by_family": {"mkl": {"kept": 1, "rejected": None}}}},
+        {"counts": {"by_stage": {"fusion": {}}}},
+    ],
+)
+def test_a_manifest_of_other_values_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    """Lone surrogates and families without counts: no manifest, and no traceback."""
+    counts = {"planned": 0, "kept": 0, "rejected": 0, "by_reason": {}, "by_family": {"mkl": {"kept": 0, "rejected": 0}}}
+    manifest: dict[str, Any] = {"counts": counts, "selection": {}, "settings": {}, "code": {}, "shards": []}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    assert read_manifest(Layout(tmp_path))["counts"] == counts
+    change = {name: {**manifest[name], **value} for name, value in change.items()}
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(BadRequest, match="no manifest of hcoco") as told:
+        read_manifest(Layout(tmp_path))
+    assert len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize(
     "selection", [{"curve": [[1]]}, {"curve": "x"}, {"people": "many"}, {"dropped_by_reason": {"a": None}}]
 )
 def test_a_manifest_whose_counts_are_none_is_one_line(tmp_path: Path, selection: dict[str, Any]) -> None:

@@ -288,7 +288,7 @@ def test_a_build_that_was_killed_here_is_not_waited_for(tiny_coco: Path, output:
     make_left(plan_at(tiny_coco, output))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"until": "soon"}', b'{"until": null}'])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"until": "soon"}', b'{"until": null}', b"[" * 100_000])
 def test_a_lease_that_cannot_be_read_holds_nothing(tiny_coco: Path, output: str, content: bytes) -> None:
     """Garbage in the place of a lease keeps nobody away."""
     objects.write(f"{output}/run/.lease", content)

@@ -73,11 +73,13 @@ def test_moves_that_were_begun_are_ended(layout: Layout, moved: tuple[str, ...])
 
 
 @pytest.mark.parametrize(
-    "moves", [b"", b"[]", b"{}", b'{"files": 1, "removed": []}', b'{"files": ["../a"], "removed": []}',
+    "moves", [b"", b"[]", b"{}", b'{"files": 1, "removed": []}', b'{"files": "xy", "removed": []}', b'{"files": [], "removed": {"x": 1}}',
+    b'{"files": ["link/a"], "removed": []}', b'{"files": [""], "removed": []}', b'{"files": ["a\\u0000"], "removed": []}', b'{"files": [], "removed": ["\\ud800"]}', b'{"files": [], "removed": ["/x"]}', b'{"files": ["../a"], "removed": []}',
               b'{"files": [], "removed": ["/etc/passwd"]}', b'{"files": [["a"]], "removed": []}']
 )  # fmt: skip
 def test_a_damaged_list_of_moves_is_one_line_and_moves_nothing(layout: Layout, moves: bytes) -> None:
     """A list that cannot be read, or leads out of the run, is refused."""
+    (layout.run / "link").symlink_to(layout.run.parent)
     layout.beside.mkdir()
     (layout.beside / "moves.json").write_bytes(moves)
     with pytest.raises(BadRequest, match="delete it and run hcoco repair"):

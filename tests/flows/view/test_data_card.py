@@ -4,18 +4,30 @@ import csv
 import hashlib
 import json
 import logging
+import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from markdown_it import MarkdownIt
 
 from flows.cli import main
 from flows.errors import BadRequest
 from flows.store.layout import Layout
+from flows.store.manifest import read_manifest
 from flows.store.read import Damaged
-from flows.view.data_card import ATTRIBUTION, CROISSANT, README, write_card
+from flows.view.data_card import (
+    ATTRIBUTION,
+    CROISSANT,
+    README,
+    gather_facts,
+    read_licenses,
+    render_readme,
+    write_card,
+)
 from tests.conftest import save_instances, write_coco
 from tests.flows.make.building import build_in, rows_of
 
@@ -111,6 +123,42 @@ def test_words_from_the_annotation_file_stay_words(run: Layout) -> None:
     assert r"a \| b \<script\>" in text
     assert "<script>" not in text
     assert "javascript:" not in text
+
+
+HOSTILE = ("<script>x</script>", "](javascript:x)", "a | b", "a\n# b", "``x`` `", "![x](http://x)")
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_words_of_the_run_stay_words(run: Layout, hostile: str) -> None:
+    """Families, reasons, settings, roles and the gate of a stranger's run: the card has the same lines and no tag more."""
+    manifest, licenses = read_manifest(run), read_licenses(run)
+    facts = gather_facts(run, manifest)
+
+    def rendered(word: str) -> str:
+        counts = {
+            **manifest["counts"],
+            "by_family": {word: {"kept": 1, "rejected": 2}},
+            "by_reason": {word: 2},
+        }
+        settings = {**manifest["settings"], "source": f"coco:{word}", word: word}
+        gate = {"threshold": word, "checkpoint": word}
+        forged = {
+            **manifest,
+            "counts": counts,
+            "settings": settings,
+            "gate": gate,
+            "code": {"hcoco": word, "digest": word},
+            "decisions": {word: 1},
+        }
+        return render_readme(
+            name="hcoco-0", manifest=forged, facts=replace(facts, roles=(word,), photographs=()), licenses=licenses
+        )
+
+    marks = MarkdownIt("commonmark", {"html": True}).enable("table")
+    card, plain = (re.sub(r"\A---.*?\n---\n", "", rendered(word), flags=re.DOTALL) for word in (hostile, "two words"))
+    assert len(card.splitlines()) == len(plain.splitlines())
+    tags = [re.findall(r"<[a-z/!][^>]*>", marks.render(each)) for each in (card, plain)]
+    assert tags[0] == tags[1]
 
 
 def test_the_card_knows_neither_time_nor_place(run: Layout, tmp_path: Path) -> None:

@@ -138,6 +138,16 @@ def test_a_damaged_memory_is_made_anew(make_run: MakeRun, sample: Sample) -> Non
     assert not layout.measures("train-00009").exists()
 
 
+def test_an_index_that_leads_out_of_the_run_is_damaged(make_run: MakeRun, sample: Sample) -> None:
+    """A stranger's run does not make the statistics read files elsewhere."""
+    layout = make_run([sample(1)])
+    table = pq.read_table(layout.index("train-00000"))
+    place = table.schema.get_field_index("tar")
+    pq.write_table(table.set_column(place, "tar", [["../../other.tar"]]), layout.index("train-00000"))
+    with pytest.raises(BadRequest, match=r"train-00000\.parquet is damaged \(a sample lies outside the run\)"):
+        measure_run(layout, read_manifest(layout))
+
+
 def test_a_damaged_index_is_named(make_run: MakeRun, sample: Sample) -> None:
     """One line says which file, and how to mend it."""
     layout = make_run([sample(1)])

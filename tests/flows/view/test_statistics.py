@@ -101,6 +101,34 @@ def test_text_of_the_run_is_shown_as_text(make_run: MakeRun, sample: Sample) -> 
     assert "<b>" not in page
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "</text></svg><img src=x onerror=pwned()>",
+        "--><b>x</b><!--",
+        '" onload="pwned()',
+        "](javascript:pwned())",
+        "a | b",
+        "a\nb\u2028c",
+        "`x`",
+        "$\\frac{$ {{ 7 * 7 }} {% x %}",
+        "&lt;b&gt;",
+        "\0\x1b[31m",
+        "x" * 10_000,
+    ],
+)
+def test_a_family_of_any_name_is_shown(make_run: MakeRun, sample: Sample, hostile: str) -> None:
+    """A family that a stranger named is a row of its own: the page has the tags that it has with any other name."""
+    page, other = (
+        write_statistics(make_run([sample(1, family=family)], name=name)).page.read_text()
+        for family, name in ((hostile, "one"), ("mkl", "other"))
+    )
+    text = " ".join(hostile.split()).replace("\0", "").replace("\x1b", "")
+    assert text[:50] in " ".join(unescape(page).split()).replace("\0", "").replace("\x1b", "")
+    assert re.findall(r"<[a-z/!][^>\s]*", page) == re.findall(r"<[a-z/!][^>\s]*", other)
+    assert not re.findall(r"\son[a-z]+=", re.sub(r">[^<]*<", "><", page))
+
+
 def test_pages_lead_to_those_that_are_there(make_run: MakeRun, sample: Sample) -> None:
     """A small run has all three pages; each leads to the two others, and without one no link to it is left."""
     layout = make_run([sample(1)])
