@@ -277,11 +277,12 @@ def await_moment(run: Path, draw: random.Random, *, shards: bool, span: float, o
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes right below one: of a build, its pool and what watches over it."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """Return the processes right below one, whichever of its threads began them: of a build, its pool and its watchers."""
+    found = list[int]()
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, listed.read_text().split())
+    return sorted(found)
 
 
 def look_at(run: Path, whole: Whole) -> None:
