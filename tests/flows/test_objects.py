@@ -151,7 +151,7 @@ def test_no_bucket_no_credentials_nobody_there(s3: Storage, monkeypatch: pytest.
     assert "no credentials were found" in line_of(nameless)
 
 
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_large_files_go_in_parts_through_a_bad_network(s3: Storage, tmp_path: Path) -> None:
     """A file of three parts arrives, and comes back, through resets, lost answers, cut bodies and 503s."""
     file = tmp_path / "large"

@@ -34,6 +34,9 @@ from tests.flows.make.gating import save_untrained
 
 OPTIONS = ("--run", "run", "--shard-size", "8", "--gate", "off", "--stages", "harmonization", "--variants", "2")
 
+AGENTS = ("ray::RuntimeEnvAgent", "ray::DashboardAgent")
+"""Two of Ray's own processes, which wait a minute for their cluster to come back before they end too."""
+
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed")
 
 # ------------------------------------------------------------------------------------------- without a cluster
@@ -243,7 +246,7 @@ def _wait_until_gone(pids: list[int]) -> None:
 
 
 @needs_ray
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_workers_of_ray_do_as_those_of_the_pool(two: RayRunner, tmp_path: Path) -> None:
     """Order, single threads and errors are those of the local runner; killed work is begun again, or given up."""
     assert two.workers == 2
@@ -264,7 +267,7 @@ def test_workers_of_ray_do_as_those_of_the_pool(two: RayRunner, tmp_path: Path) 
 
 
 @needs_ray
-@pytest.mark.by_hand
+@pytest.mark.slow
 @pytest.mark.usefixtures("two")
 def test_a_cluster_of_this_machine_listens_on_loopback_alone() -> None:
     """No process of a cluster that was started here can be reached from outside, and there is no dashboard."""
@@ -282,7 +285,7 @@ def _plan(two: RayRunner, tiny_coco: Path, output: Path, undisturbed: Layout) ->
 
 
 @needs_ray
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_a_killed_worker_loses_only_its_shard(
     two: RayRunner, tiny_coco: Path, tmp_path: Path, undisturbed: Layout, begun: Path
 ) -> None:
@@ -314,7 +317,7 @@ def _begun_last(begun: Path, layout: Layout) -> tuple[str, str, int]:
 
 
 @needs_ray
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_an_actor_for_each_accelerator_scores_to_the_same_bytes(
     two: RayRunner, tiny_coco: Path, tmp_path: Path, undisturbed: Layout
 ) -> None:
@@ -334,8 +337,12 @@ def test_an_actor_for_each_accelerator_scores_to_the_same_bytes(
 
 
 @needs_ray
-@pytest.mark.by_hand
-def test_a_killed_build_leaves_no_process_and_ends_by_a_rerun(tiny_coco: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lasting", [pytest.param(AGENTS, marks=pytest.mark.slow), pytest.param((), marks=pytest.mark.by_hand)]
+)
+def test_a_killed_build_leaves_no_process_and_ends_by_a_rerun(
+    tiny_coco: Path, tmp_path: Path, lasting: tuple[str, ...]
+) -> None:
     """`kill -9` of the build takes its cluster along; the same command without Ray ends it to the same bytes."""
     words = ("build", "--source", tiny_coco, "--output", tmp_path, *OPTIONS, "--workers", "2")
     log, layout = tmp_path / "begun", Layout(tmp_path / "run")
@@ -343,7 +350,7 @@ def test_a_killed_build_leaves_no_process_and_ends_by_a_rerun(tiny_coco: Path, t
     build = _hcoco(*words, "--runner", "ray", environment=environment, module="tests.flows.counting_build")
     while len(cluster_deeds.begun_in(log)) < 3 and build.poll() is None:
         time.sleep(0.05)
-    below = _below(build.pid)
+    below = [pid for pid in _below(build.pid) if not _words(pid).startswith(lasting)]
     build.kill()
     build.communicate()
     assert len(below) > 4
