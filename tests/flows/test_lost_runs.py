@@ -24,6 +24,7 @@ from tests.flows.kills import (
     deployed,
     kill_deployed,
     parameters_of,
+    say,
     state_of,
     submit,
     wait_until,
@@ -154,6 +155,9 @@ def cancel(now: Services, flow_run: str) -> tuple[dict[str, Any], float]:
     wait_until(lambda: not any(map(services._if_alive, processes)), seconds=60, what="the end of a cancelled process")
     seconds = time.monotonic() - began
     wait_until(lambda: state_of(now, flow_run)["type"] in FINAL, seconds=200, what="the state of a cancelled run")
+    say(
+        f"cancelled: gone after {seconds:.1f} s, {state_of(now, flow_run)['type']} after {time.monotonic() - began:.1f} s"
+    )
     return state_of(now, flow_run), seconds
 
 
@@ -163,6 +167,7 @@ def lose(now: Services, flow_run: str) -> tuple[dict[str, Any], float]:
     kill_worker_and_flow(now)
     assert state_of(now, flow_run)["type"] == "RUNNING"
     wait_until(lambda: state_of(now, flow_run)["type"] in FINAL, seconds=4 * SILENT, what="the state of a lost run")
+    say(f"lost: {state_of(now, flow_run)['type']} after {time.monotonic() - began:.1f} s")
     return state_of(now, flow_run), time.monotonic() - began
 
 

@@ -27,6 +27,7 @@ from flows.store.layout import Layout
 from flows.store.lock import only_build
 from tests.conftest import write_coco
 from tests.flows import cluster_deeds
+from tests.flows.kills import say
 from tests.flows.machines import ROOT, Machine, three_machines, why_no_machines
 from tests.flows.make import deeds
 from tests.flows.make.building import build_in, differing, hashes, plan_in, settings_for
@@ -418,7 +419,9 @@ def test_a_machine_that_dies_in_mid_build_loses_only_its_shard(
     try:
         doomed = _under_way_on(lost, log, layout, build)
         lost.kill()
+        killed = time.monotonic()
         said, _ = build.communicate(timeout=240)
+        say(f"{doomed} lost with its machine; the build was over {time.monotonic() - killed:.0f} s later")
     finally:
         build.kill()
     assert build.returncode == 0, said

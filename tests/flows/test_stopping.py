@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from flows.make.status import read_status
 from flows.make.verify import verify_run
 from flows.store.layout import Layout
 from flows.store.lock import is_held
-from tests.flows.kills import Kill, children, kill_builds, wait_until
+from tests.flows.kills import Kill, children, kill_builds, say, wait_until
 from tests.flows.make.building import build_in, differing, hashes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,7 +141,9 @@ def test_a_stopped_build_ends_within_ten_seconds_and_goes_on(  # noqa: PLR0917 -
     with begun(tiny_coco, run, **slow_disk) as build:
         wait_until(lambda: markers(run) >= 1 or build.poll() is not None, seconds=300, what="the first shard")
         during, workers = read_status(run), children(build.pid)
+        stopped = time.monotonic()
         assert stop(build) == code
+        say(f"{stop.__name__}: over after {time.monotonic() - stopped:.2f} s")
         _, said = build.communicate()
     assert (during.state, during.planned, during.made + (during.left or 0)) == ("building", SAMPLES, SAMPLES)
     assert during.per_second is not None
@@ -151,7 +154,8 @@ def test_a_stopped_build_ends_within_ten_seconds_and_goes_on(  # noqa: PLR0917 -
     assert workers
     assert not [pid for pid in workers if is_alive(pid)]
     assert read_status(run).state == "unfinished"
-    assert differing(finished(tiny_coco, run, **slow_disk), undisturbed) == []
+    again = slow_disk if code == 143 else {}  # a slow disk changes nothing; it only takes its time
+    assert differing(finished(tiny_coco, run, **again), undisturbed) == []
     assert read_status(run).state == "finished"
 
 
