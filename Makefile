@@ -4,8 +4,8 @@
 #   make build-hcoco ARGS="-p samples=20"  the same with settings; `hcoco build --help` lists them
 #   make build-hcoco KEEP=1                leave the server and the worker up afterwards
 #   make test [ARGS="-k colour"]           set up and run the tests
-#   make test-slow                         the tests that take more than about 20 seconds each
-#   make test-by-hand EXTRAS=test,ray      kills, clusters, servers: minutes each, on a quiet machine
+#   make test-slow EXTRAS=test,ray         the tests that take more than about 20 seconds each; without `ray`, not Ray's
+#   make test-by-hand EXTRAS=test,ray      the long forms of kills, clusters and servers: minutes each
 #   make check                             ruff, mypy and import-linter
 #   make setup                             only set up; does nothing where all is up to date
 #   make clean                             stop the services, remove caches, .prefect and .venv; runs in output stay

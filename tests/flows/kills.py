@@ -7,7 +7,7 @@
 `build` starts `hcoco build` and kills its main process, a process of its pool, or both at once, as a machine that
 loses power does. `deployment` starts a Prefect server, a worker and the deployment `build-hcoco` in a copy of this
 project, on a port of its own, and kills any of them. What is killed is begun again by the same command, killed
-again, and so on until it comes to its end; then the run must hold the bytes of a build that nobody disturbed (every
+again, and so on until it comes to its end; each target comes once before any comes twice. Then the run must hold the bytes of a build that nobody disturbed (every
 file, the two times in the markers left out), its counts must add up in every marker, in the index and in the
 manifest, no temporary file may be left, and `verify` must pass.
 
@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,6 +52,15 @@ TIMES: Final = ("seconds", "finished")
 
 MOST_OF_POOL: Final = 2
 """Processes of a pool that are killed in one build: it gives up, rightly, where its work dies again and again."""
+
+
+OF_A_BUILD: Final = ("build", "pool", "build and pool")
+OF_A_DEPLOYMENT: Final = ("flow", "pool", "worker", "server", "flow and worker", "all")
+"""What is killed, each once before any comes again."""
+
+
+WITHOUT_POOL: Final = ("finishing", "pages")
+"""Phases in which no shard is left to make."""
 
 
 class AmissError(AssertionError):
@@ -158,9 +168,11 @@ def build_whole(output: Path, options: Sequence[str]) -> Whole:
             seconds = time.monotonic() - began
         size = sum(path.stat().st_size for path in run.rglob("*") if path.is_file())
         made.append(Whole(contents(run), size, seconds))
-    if made[0].contents != made[1].contents:
+    first, whole = made
+    if first.contents != whole.contents:
         raise AmissError("two undisturbed builds differ")
-    return made[1]
+    say(f"undisturbed: {len(whole.contents)} files, {whole.size} bytes, {whole.seconds:.1f} s under the lock")
+    return whole
 
 
 @contextlib.contextmanager
@@ -193,17 +205,21 @@ def kill_builds(folder: Path, *, kills: int, seed: int, options: Sequence[str] =
     Raises:
         AmissError: A build does not end well, or its run is not what it must be.
     """
-    draw, left = random.Random(seed), kills
+    draw, number = random.Random(seed), 0
     whole = build_whole(folder / "undisturbed", options)
-    say(f"undisturbed: {len(whole.contents)} files, {whole.size} bytes, {whole.seconds:.1f} s under the lock")
-    number = 0
-    while left:
-        run = folder / f"build-{number}" / "run"
-        ended = False
+    targets = islice(in_turn(draw, OF_A_BUILD), kills)
+    what = next(targets, None)
+    while what is not None:
+        run, ended = folder / f"build-{number}" / "run", False
         while not ended:
             with started(run, options) as build:
-                for kill in disturb(build, run, draw, most=left, span=whole.seconds):
-                    left -= 1
+                until_locked(build, run)
+                began = time.monotonic()
+                for _ in range(MOST_OF_POOL):
+                    kill = disturb(build, run, draw, what=what, began=began, span=whole.seconds) if what else None
+                    if kill is None:
+                        break
+                    what = next(targets, None)
                     yield kill
                 if build.poll() != -signal.SIGKILL:
                     end_well(build)
@@ -213,43 +229,44 @@ def kill_builds(folder: Path, *, kills: int, seed: int, options: Sequence[str] =
     say(f"builds that were killed and came to their end: {number}")
 
 
-def disturb(build: subprocess.Popen[str], run: Path, draw: random.Random, *, most: int, span: float) -> Iterator[Kill]:
-    """Kill something of one build, again where it goes on."""
-    until_locked(build, run)
-    began = time.monotonic()
-    for _ in range(min(most, MOST_OF_POOL)):
-        what = draw.choice(["build", "pool", "build and pool"])
-        await_moment(run, draw, span=span, over=lambda: build.poll() is not None)
-        if build.poll() is not None:
-            return
-        pool = children(build.pid)
-        if what == "pool" and not pool:
-            what = "build"
-        victims = [draw.choice(pool)] if what == "pool" else [build.pid, *(pool if "pool" in what else [])]
-        kill = Kill(what, time.monotonic() - began, phase_of(run))
-        for pid in victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        yield kill
-        if what != "pool":
-            build.wait()
-            return
+def in_turn(draw: random.Random, targets: Sequence[str]) -> Iterator[str]:
+    """Yield all targets in an order that is drawn, then in another, for ever."""
+    while True:
+        yield from draw.sample(targets, len(targets))
 
 
-def await_moment(run: Path, draw: random.Random, *, span: float, over: Callable[[], bool]) -> None:
+def disturb(
+    build: subprocess.Popen[str], run: Path, draw: random.Random, *, what: str, began: float, span: float
+) -> Kill | None:
+    """Kill something of one build, and wait for its end where that ends it; None where it ended before."""
+    await_moment(run, draw, shards=what == "pool", span=span, over=lambda: build.poll() is not None)
+    pool, phase = children(build.pid), phase_of(run)
+    if build.poll() is not None or (what == "pool" and (not pool or phase in WITHOUT_POOL)):
+        return None
+    victims = [draw.choice(pool)] if what == "pool" else [build.pid, *(pool if "pool" in what else [])]
+    kill = Kill(what, time.monotonic() - began, phase)
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    if what != "pool":
+        build.wait()
+    return kill
+
+
+def await_moment(run: Path, draw: random.Random, *, shards: bool, span: float, over: Callable[[], bool]) -> None:
     """Wait for a moment drawn from a seed, or until the build is over.
 
-    Half of them are any moment of the time that a build takes; the others lie while shards are made, which is the
-    shorter part of a small build: soon after a drawn number of further shards is done.
+    Half of them are any moment of the time that a build takes; the others, and all where `shards`, lie while shards
+    are made, which is the shorter part of a small build: soon after a drawn number of further shards is done.
     """
-    shards, begun = draw.random() < 0.5, len(list(Layout(run).done("x").parent.glob("*.json")))
-    wanted, wait = begun + draw.randint(0, 2), draw.uniform(0, 1.0 if shards else span)
+    shards, begun = shards or draw.random() < 0.5, len(list(Layout(run).done("x").parent.glob("*.json")))
+    wanted, wait = begun + draw.randint(0, 2), draw.uniform(0, min(1.0, span / 10) if shards else span)
 
     def come() -> bool:
         return (
             over()
             or not shards
-            or phase_of(run) in {"finishing", "pages"}
+            or phase_of(run) in WITHOUT_POOL
             or (Layout(run).plan.is_file() and len(list(Layout(run).done("x").parent.glob("*.json"))) >= wanted)
         )
 
@@ -260,11 +277,12 @@ def await_moment(run: Path, draw: random.Random, *, span: float, over: Callable[
 
 
 def children(pid: int) -> list[int]:
-    """Return the processes right below one: of a build, its pool and what watches over it."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        return []
+    """Return the processes right below one, whichever of its threads began them: of a build, its pool and its watchers."""
+    found = list[int]()
+    for listed in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, listed.read_text().split())
+    return sorted(found)
 
 
 def look_at(run: Path, whole: Whole) -> None:
@@ -336,49 +354,65 @@ FINAL: Final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 def kill_deployments(folder: Path, *, kills: int, seed: int, options: Sequence[str] = BUILD) -> Iterator[Kill]:
     """Do the same to deployments: the flow run's process, its pool, Prefect's worker and server, and all of them."""
-    draw, left = random.Random(seed), kills
+    draw = random.Random(seed)
     whole = build_whole(folder / "undisturbed", options)
-    say(f"undisturbed: {len(whole.contents)} files, {whole.size} bytes, {whole.seconds:.1f} s under the lock")
-    given = parameters_of(options)
-    root, number, flow_runs = folder / "project", 0, list[str]()
-    with deployed(root) as up:
-        now = up()
-        while left:
-            run = folder / f"build-{number}" / "run"
-            ended = False
-            while not ended:
-                flow_runs.append(submit(now, {**given, "output": str(run.parent), "run": run.name}))
-                kill = disturb_deployment(now, run, flow_runs[-1], draw, span=whole.seconds) if left else None
-                if kill is not None:
-                    left -= 1
-                    yield kill
-                    now = up()
-                ended = come_to_end(now, run, flow_runs[-1])
-            look_at(run, whole)
-            number += 1
-        say(f"runs that were killed and came to their end: {number}; flow runs: {end_states(now, flow_runs)}")
+    with deployed(folder / "project") as up:
+        targets = islice(in_turn(draw, OF_A_DEPLOYMENT), kills)
+        yield from kill_deployed(up, folder, draw, whole=whole, targets=targets, options=options)
 
 
-def disturb_deployment(now: Services, run: Path, flow_run: str, draw: random.Random, *, span: float) -> Kill | None:
-    """Kill something of a deployed build at a moment drawn from the time that it takes; None where it ended before."""
+def kill_deployed(
+    up: Callable[[], Services],
+    folder: Path,
+    draw: random.Random,
+    *,
+    whole: Whole,
+    targets: Iterator[str],
+    options: Sequence[str],
+) -> Iterator[Kill]:
+    """Kill targets of deployed builds, one after the other, and yield the kills; what is under way comes to its end."""
+    given, flow_runs, number = parameters_of(options), list[str](), 0
+    now, what = up(), next(targets, None)
+    while what is not None:
+        run, ended = folder / f"build-{number}" / "run", False
+        while not ended:
+            flow_runs.append(submit(now, {**given, "output": str(run.parent), "run": run.name}))
+            kill = disturb_deployment(now, run, flow_runs[-1], draw, what=what, span=whole.seconds) if what else None
+            if kill is not None:
+                what = next(targets, None)
+                yield kill
+                now = up()
+            ended = come_to_end(now, run, flow_runs[-1])
+        look_at(run, whole)
+        number += 1
+    say(f"runs that were killed and came to their end: {number}; flow runs: {end_states(now, flow_runs)}")
+
+
+def disturb_deployment(
+    now: Services, run: Path, flow_run: str, draw: random.Random, *, what: str, span: float
+) -> Kill | None:
+    """Kill a part of a deployed build at a moment drawn from the time that it takes; None where it ended before."""
 
     def begun() -> bool:
         return bool(is_held(Layout(run).lock)) or state_of(now, flow_run)["type"] in FINAL
 
     wait_until(begun, seconds=300, what="a flow run")
     began = time.monotonic()
-    what = draw.choice(["flow", "pool", "worker", "server", "flow and worker", "all"])
     await_moment(
-        run, draw, span=span, over=lambda: not is_held(Layout(run).lock) and state_of(now, flow_run)["type"] in FINAL
+        run,
+        draw,
+        shards=what == "pool",
+        span=span,
+        over=lambda: not is_held(Layout(run).lock) and state_of(now, flow_run)["type"] in FINAL,
     )
     flows = services._flow_runs(now.root)
     flows = tuple(process for process in flows if children(process.pid)) or flows
     if state_of(now, flow_run)["type"] in FINAL or not flows:
         return None
-    pool = [pid for process in flows for pid in children(process.pid)]
-    if what == "pool" and not pool:
-        what = "flow"
-    kill = Kill(what, time.monotonic() - began, phase_of(run))
+    pool, phase = [pid for process in flows for pid in children(process.pid)], phase_of(run)
+    if what == "pool" and (not pool or phase in WITHOUT_POOL):
+        return None
+    kill = Kill(what, time.monotonic() - began, phase)
     if what == "pool":
         os.kill(draw.choice(pool), signal.SIGKILL)
         return kill

@@ -79,24 +79,32 @@ def test_shards_are_read_from_a_bucket(s3: Storage, tiny_coco: Path, tmp_path: P
     assert len(keys) == len(set(keys)) == manifest["counts"]["kept"] > 0
 
 
-@pytest.mark.by_hand
-def test_both_stages_through_a_bad_network(s3: Storage, many_coco: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "stages",
+    [
+        pytest.param(["harmonization"], marks=pytest.mark.slow),
+        pytest.param(["harmonization", "fusion"], marks=pytest.mark.by_hand),
+    ],
+    ids="+".join,
+)
+def test_a_build_through_a_bad_network(s3: Storage, many_coco: Path, tmp_path: Path, stages: list[str]) -> None:
     """Source and run on S3, through resets, lost answers, cut bodies and 503s: the tars of the local build."""
-    network = save_untrained(tmp_path / "network")
-    stages = {"stages": "harmonization,fusion", "fusion_checkpoint": network, "fusion_side": 160, "samples": 12}
+    given: dict[str, object] = {"stages": ",".join(stages), "samples": 12}
+    if "fusion" in stages:
+        given |= {"fusion_checkpoint": save_untrained(tmp_path / "network"), "fusion_side": 160}
     put(many_coco, f"{s3.address}/coco")
     with proxy(s3.base, TROUBLE) as bad:
         s3.go_through(bad.base)
-        assert main(options(f"{s3.address}/coco", f"{s3.address}/runs", **stages)) == 0
+        assert main(options(f"{s3.address}/coco", f"{s3.address}/runs", **given)) == 0
     s3.go_through(s3.base)
     assert {"drop", "forget", "cut", "busy"} <= bad.done.keys()
-    assert counts_at(f"{s3.address}/runs/run")["planned"] == 24
-    assert main(options(many_coco, tmp_path / "local", **stages)) == 0
+    assert counts_at(f"{s3.address}/runs/run")["planned"] == 12 * len(stages)
+    assert main(options(many_coco, tmp_path / "local", **given)) == 0
     assert samples_at(f"{s3.address}/runs/run") == samples_in(tmp_path / "local" / "run")
     assert main(["verify", f"{s3.address}/runs/run"]) == 0
 
 
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_a_build_that_is_killed_is_ended_by_another_machine(
     s3: Storage, many_coco: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

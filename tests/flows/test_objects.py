@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from flows import objects
 from flows.errors import BadRequest
 from flows.objects import Entry, address_of, check_address, twin
 from tests.flows.bucket import Faults, Storage, free_port, proxy
+from tests.flows.kills import say
 
 
 @pytest.fixture
@@ -151,15 +153,18 @@ def test_no_bucket_no_credentials_nobody_there(s3: Storage, monkeypatch: pytest.
     assert "no credentials were found" in line_of(nameless)
 
 
-@pytest.mark.by_hand
+@pytest.mark.slow
 def test_large_files_go_in_parts_through_a_bad_network(s3: Storage, tmp_path: Path) -> None:
     """A file of three parts arrives, and comes back, through resets, lost answers, cut bodies and 503s."""
     file = tmp_path / "large"
     file.write_bytes(os.urandom(1 << 20) * 40)
     with proxy(s3.base, Faults(drop_every=7, forget_every=11, cut_every=5, busy_every=4)) as bad:
         s3.go_through(bad.base)
+        began = time.monotonic()
         objects.send(file, f"{s3.address}/large")
+        sent = time.monotonic()
         came = objects.fetch(f"{s3.address}/large", tmp_path / "came")
+    say(f"40 MB up in {sent - began:.1f} s, down in {time.monotonic() - sent:.1f} s: {dict(bad.done)}")
     assert came.read_bytes() == file.read_bytes()
     assert {path.partition("partNumber=")[2].partition("&")[0] for _, path in bad.requests} >= {"1", "2", "3"}
     assert {"drop", "cut", "busy"} <= bad.done.keys()

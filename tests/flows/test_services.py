@@ -127,6 +127,30 @@ def test_a_zombie_is_dead() -> None:
     child.wait()
 
 
+def test_a_process_lives_until_its_last_thread_has_ended() -> None:
+    """One whose first thread is gone looks like a zombie and still holds its port: it is not taken for dead."""
+    code = """if True:
+        import ctypes, socket, sys, threading
+        listening = socket.create_server(("127.0.0.1", 0))
+        print(listening.getsockname()[1], flush=True)
+        threading.Thread(target=sys.stdin.read).start()
+        ctypes.CDLL(None).pthread_exit(None)
+    """
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        port, started = int(child.stdout.readline()), started_of(child.pid)
+        end = time.monotonic() + 60
+        while Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert services._start_of(child.pid) == started
+        assert not services._is_free(port)
+        child.kill()
+        assert services._wait_until_gone([Process(child.pid, started)], seconds=60)
+        assert services._is_free(port)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"port": 1}', '{"port": "x", "server": 1, "worker": null}'])
 def test_a_damaged_state_file_tells_nothing(tmp_path: Path, text: str) -> None:
     """A state file that is cut short or of another shape is as good as none."""

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd  # noqa: F401 - pyarrow wants it in each fork anew, which would take most of the time
+
 from flows.store.layout import Layout
 from tests.flows.make.building import hashes, make_left, plan_in
 

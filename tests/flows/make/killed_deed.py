@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd  # noqa: F401 - pyarrow wants it in each fork anew, which would take most of the time
+
 from flows.make.decide import decide, undo
 from flows.make.plan import code_version
 from flows.make.repair import repair_run

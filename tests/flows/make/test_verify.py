@@ -138,7 +138,7 @@ def test_a_manifest_cannot_point_out_of_the_run(damaged_run: Layout) -> None:
     manifest = json.loads(damaged_run.manifest.read_text())
     manifest["shards"].append({"path": "../outside.tar", "sha256": _sha256(outside), "samples": 0})
     damaged_run.manifest.write_text(json.dumps(manifest))
-    assert only_problem(damaged_run) == "../outside.tar: is in the manifest but not on disk"
+    assert only_problem(damaged_run) == "../outside.tar: is in the manifest, and no path in the run"
 
 
 @pytest.mark.parametrize("spoil", ["flipped", "deleted"])
