@@ -350,6 +350,8 @@ def state_of(now: Services, run: str) -> dict[str, Any]:
 
 
 FINAL: Final = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+NOT_BEGUN: Final = ("SCHEDULED", "PENDING")
+"""A worker may yet begin such a flow run: it waits for one, however long that takes."""
 
 
 def kill_deployments(folder: Path, *, kills: int, seed: int, options: Sequence[str] = BUILD) -> Iterator[Kill]:
@@ -434,7 +436,8 @@ def come_to_end(now: Services, run: Path, flow_run: str) -> bool:
         state = state_of(now, flow_run)
         if state["type"] in FINAL and not is_held(Layout(run).lock):
             break
-        if not is_held(Layout(run).lock) and not services._flow_runs(now.root):
+        begun = state["type"] not in NOT_BEGUN
+        if begun and not is_held(Layout(run).lock) and not services._flow_runs(now.root):
             time.sleep(1)
             if state_of(now, flow_run)["type"] not in FINAL and not services._flow_runs(now.root):
                 break  # its process is gone, and nobody has told the server yet

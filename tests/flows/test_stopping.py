@@ -197,14 +197,14 @@ def _mount(place: Path, *options: str) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Return the mount point of a disk of 420 kB, or skip where none may be mounted.
+    """Return the mount point of a disk of 500 kB, or skip where none may be mounted.
 
     The plan takes 50 kB of it and each of the four shards 140 kB: whatever two workers write at once, when the disk is
     full one shard is done, and not all are.
     """
     place = tmp_path / "disk"
     place.mkdir()
-    if not _mount(place, "-t", "tmpfs", "-o", "size=420k", "tmpfs"):
+    if not _mount(place, "-t", "tmpfs", "-o", "size=500k", "tmpfs"):
         pytest.skip("no right to mount a small disk")
     yield place
     subprocess.run(["umount", place], check=True)
