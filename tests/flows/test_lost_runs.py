@@ -89,7 +89,7 @@ def story(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @dataclass(frozen=True)
 class Parts:
-    """What became of deployed builds whose parts were killed while the server still waited for a lost one.
+    """What became of deployed builds whose parts were killed, and of one that was lost.
 
     Attributes:
         kills: Of parts; each run was compared with an undisturbed one when it had come to its end.
@@ -108,7 +108,10 @@ class Parts:
 
 @pytest.fixture(scope="module")
 def parts(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Parts:
-    """Lose a run, kill the parts of others until the server has seen that the first is lost, and end that one too."""
+    """Lose a run, wait until the server has seen it, kill the parts of others, and end the lost one.
+
+    The server counts a run's silence in its memory, so it must not be killed before.
+    """
     folder = tmp_path_factory.mktemp("parts")
     run = folder / "output" / "run"
     options = options_of(tiny_coco)
@@ -122,11 +125,12 @@ def parts(tiny_coco: Path, tmp_path_factory: pytest.TempPathFactory) -> Parts:
         until_shards(now, run, lost, 1)
         kill_worker_and_flow(now)
         begun = markers(run)
+        wait_until(lambda: state_of(now, lost)["type"] in FINAL, seconds=4 * SILENT, what="the state of a lost run")
 
         targets = iter(("pool", "flow", "server", "worker"))
         kills = list(kill_deployed(up, folder, random.Random(3), whole=whole, targets=targets, options=options))
 
-        wait_until(lambda: state_of(now, lost)["type"] in FINAL, seconds=4 * SILENT, what="the state of a lost run")
+        now = up()
         last = submit(now, given)
         wait_until(lambda: state_of(now, last)["type"] in FINAL, seconds=400, what="the last run")
         return Parts(kills, state_of(now, lost), state_of(now, last), begun, Layout(run))
