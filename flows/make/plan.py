@@ -427,7 +427,7 @@ def code_version() -> dict[str, str]:
     """Describe the code that makes samples: its version, a digest of its text, and the libraries that decide bytes."""
     here = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
-    paths: list[Path] = []
+    paths = [here / "decoding.py"]
     for folder in (Path(augment.__file__).parent, here / "coco", here / "make", here / "store"):
         paths += sorted(path for path in folder.rglob("*.py") if path.name not in _MAKES_NO_SAMPLE)
     realism = find_spec("realism")  # where it lies, without importing torch
