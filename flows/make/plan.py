@@ -383,8 +383,11 @@ def _check_plan(plan: Plan) -> None:
             raise ValueError("a part of the plan is no file of the run")
     check_selection(plan.selection)
     _ = plan.seed, plan.max_side, plan.families, plan.identity["stages"], plan.settings["stages"]
+    _ = [plan.selection[name] for name in ("images", "people", "subjects", "unpaired", "dropped_by_reason")]
     if FUSION in plan.identity["stages"]:
-        _ = plan.fusion_side
+        fusion = plan.selection["fusion"]
+        _ = plan.fusion_side, {**fusion["dropped_by_reason"]}
+        _ = [fusion[name] for name in ("easy", "people", "harder", "waiting", "unplaced")]
 
 
 def read_planned(layout: Layout, shard: ShardPlan) -> list[dict[str, Any]]:

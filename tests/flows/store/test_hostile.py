@@ -166,6 +166,7 @@ def test_a_shard_whose_name_leads_out_of_the_run_is_refused(
         (("code",), {"hcoco": 1}),
         (("selection", "people"), "many"),
         (("selection", "curve"), [1]),
+        (("selection",), {"people": 1}),
         (("identity", "seed"), "x"),
         (("identity", "stages"), None),
         (("settings",), None),
@@ -196,7 +197,14 @@ def whole_plan() -> dict[str, Any]:
         "code": {"hcoco": "0.1.0"},
         "roots": {"tiny": "/photographs"},
         "licenses": {},
-        "selection": {"people": 2, "curve": [[0.0, 2]], "dropped_by_reason": {}},
+        "selection": {
+            "images": 1,
+            "people": 2,
+            "subjects": 2,
+            "unpaired": 0,
+            "curve": [[0.0, 2]],
+            "dropped_by_reason": {},
+        },
         "parts": [{"path": "plan/part-00000.parquet", "sha256": "0"}],
         "shards": [{**shard, "stage": "harmonization"}],
     }
