@@ -329,6 +329,15 @@ def is_run(place: Path) -> bool:
     return (place.expanduser() / "plan.json").is_file()
 
 
+def pieces_of(place: Path, *, split: str, stage: str) -> list[Piece]:
+    """Return what there is to measure: of a run its samples of a split and stage, else the composites of a data set.
+
+    Raises:
+        BadRequest: There is nothing to measure, or the run is unfinished or damaged.
+    """
+    return pieces_of_run(open_run(place), split=split, stage=stage) if is_run(place) else pieces_of_folder(place)
+
+
 def pieces_of_run(layout: Layout, *, split: str = "test", stage: str = HARMONIZATION) -> list[Piece]:
     """Return the kept samples of a split and stage of a finished run, in the order of shards and keys.
 
@@ -467,7 +476,7 @@ def evaluate_harmonization(
         BadRequest: There is nothing to measure, the run is unfinished or damaged, or a checkpoint cannot be used.
     """
     run = is_run(place)
-    pieces = pieces_of_run(open_run(place), split=split, stage=stage) if run else pieces_of_folder(place)
+    pieces = pieces_of(place, split=split, stage=stage)
     total, done = sum(len(piece.samples) for piece in pieces), 0
     tally = Tally((NO_CHANGE, *FROM_BACKGROUND, *harmonizers))
     for measured in over(partial(measure_piece, harmonizers=harmonizers, device=device), pieces):
@@ -601,12 +610,8 @@ def show_extremes(evaluation: Evaluation, place: Path, *, harmonizers: Mapping[s
     """
     tally, methods = evaluation.tally, open_methods(harmonizers, device=device)
     fmse = np.stack(tally.figures)[:, :, list(CONVENTIONS).index(NATIVE), MEASURES.index("fmse")]
-    run = open_run(place).run if evaluation.split else None
-    if run is None:
-        pieces = pieces_of_folder(place)
-    else:
-        pieces = pieces_of_run(Layout(run), split=evaluation.split or "", stage=evaluation.stage or "")
-    samples = {_named(sample)[0]: sample for piece in pieces for sample in piece.samples}
+    pieces = pieces_of(place, split=evaluation.split or "", stage=evaluation.stage or "")
+    samples = {_named(sample)[0]: (piece.run, sample) for piece in pieces for sample in piece.samples}
     shown = []
     for number, method in enumerate(tally.methods[1:], start=1):
         change = fmse[:, number] - fmse[:, 0]
@@ -614,7 +619,7 @@ def show_extremes(evaluation: Evaluation, place: Path, *, harmonizers: Mapping[s
         for rank, place_in_order in RANKS.items():
             row = int(order[round(place_in_order * (len(order) - 1))])
             try:
-                triplet = read_triplet(run, samples[tally.names[row]])
+                triplet = read_triplet(*samples[tally.names[row]])
             except (BadPicture, KeyError) as bad:
                 raise BadRequest(f"{tally.names[row]} was changed while it was measured ({bad})") from None
             shown.append(Shown(method, rank, tally.names[row], float(change[row]), _pictures(triplet, methods)))
