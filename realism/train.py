@@ -345,7 +345,8 @@ def descend(
             torch.cuda.empty_cache()
     if math.isfinite(total):
         scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
+        if clip_norm < math.inf:
+            nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         scaler.step(optimizer)
         scaler.update()
     return total, parts

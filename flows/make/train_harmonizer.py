@@ -119,6 +119,7 @@ def open_course(settings: TrainHarmonizerSettings) -> Course:
         seed=settings.seed,
         learning_rate=settings.learning_rate or preset.learning_rate,
         critic_rate=preset.critic_rate,
+        rounds=preset.rounds,
         weight_decay=preset.weight_decay,
         save_every=min(SAVED, max(10, steps // 20)),
         half_on_cpu=settings.half,

@@ -24,8 +24,7 @@ L2_WEIGHT: Final = 0.999
 """The critic's word counts what is left to 1."""
 CRITIC_LIMIT: Final = 0.01
 """Between minus this and this the critic's weights are kept."""
-CRITIC_ROUNDS: Final = 5
-_COARSEST: Final = 4  # pixels of the square that the bottleneck's convolution takes in at once
+_COARSEST: Final = 4  # pixels, either way, of what the bottleneck takes in whole
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,15 @@ class GpGan(nn.Module):
         self.shape = shape
         self.encoder = nn.Sequential(
             *_halvings(4, shape.widths),
-            nn.Conv2d(shape.widths[-1], shape.bottleneck, _COARSEST, bias=False),
-            nn.BatchNorm2d(shape.bottleneck),
+            nn.Flatten(),
+            nn.Linear(shape.widths[-1] * _COARSEST**2, shape.bottleneck, bias=False),
+            nn.BatchNorm1d(shape.bottleneck),
             nn.LeakyReLU(0.2),
-        )  # (B, bottleneck, 1, 1)
-        grown: list[nn.Module] = [nn.ConvTranspose2d(shape.bottleneck, shape.widths[-1], _COARSEST, bias=False)]
+        )  # (B, bottleneck)
+        grown: list[nn.Module] = [
+            nn.Linear(shape.bottleneck, shape.widths[-1] * _COARSEST**2, bias=False),
+            nn.Unflatten(1, (shape.widths[-1], _COARSEST, _COARSEST)),
+        ]
         for width, out in zip(shape.widths[::-1], shape.widths[-2::-1], strict=False):
             grown += [nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, out, 4, 2, 1, bias=False)]
         grown += [nn.BatchNorm2d(shape.widths[0]), nn.ReLU(), nn.ConvTranspose2d(shape.widths[0], 3, 4, 2, 1)]
@@ -60,7 +63,7 @@ class GpGan(nn.Module):
     def forward(self, composite: Tensor, mask: Tensor) -> Tensor:
         """Return the picture (B, 3, S, S), sRGB 0..1.
 
-        S is 4 times 2 to the number of widths, or a larger multiple of that power, which makes a bottleneck of squares.
+        S is 4 times 2 to the number of widths.
 
         Args:
             composite: (B, 3, S, S), sRGB 0..1.

@@ -50,7 +50,7 @@ def draw_weights(network: nn.Module) -> None:
             nn.init.normal_(part.weight, 0.0, _SPREAD)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.BatchNorm2d):
+        elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
             nn.init.normal_(part.weight, 1.0, _SPREAD)
             nn.init.zeros_(part.bias)
 

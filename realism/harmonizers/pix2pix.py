@@ -33,7 +33,9 @@ class Pix2pixShape:
     widths: tuple[int, ...] = (64, 128, 256, 512, 512, 512, 512)
     """Channels at 1/2, 1/4, ... of the picture's size; its sides are multiples of the last step."""
     dropout: float = 0.5
-    """Of the three deepest decoder stages, in training and at test."""
+    """Of the deepest decoder stages, in training and at test."""
+    dropout_stages: int = 3
+    """How many of them, from the deepest on."""
     critic: tuple[int, ...] = (64, 128, 256, 256)
     """Channels of the discriminator's blocks; all but the last halve the size."""
 
@@ -84,7 +86,7 @@ class Pix2pix(nn.Module):
         values = levels.pop()
         for depth, stage in enumerate(self.up):
             values = stage(values)
-            if depth < 3 and self.shape.dropout:
+            if depth < self.shape.dropout_stages and self.shape.dropout:
                 values = functional.dropout(values, self.shape.dropout, training=True)
             values = torch.cat([levels.pop(), values], 1)
         return unsigned(self.out(values))

@@ -32,6 +32,8 @@ class Preset:
     steps: int
     learning_rate: float
     critic_rate: float = 0.0
+    rounds: int = 1
+    """Batches that the critic learns from for one of the network."""
     weight_decay: float = 0.0
 
 
@@ -45,8 +47,6 @@ class Adversary:
     """(critic, answer, batch) to what is added to the harmonizer's loss, a scalar."""
     tell_apart: Callable[[Any, Tensor, Tensors], Tensor]
     """(critic, answer without a gradient, batch) to the critic's loss, a scalar."""
-    rounds: int = 1
-    """Batches that the critic learns from for one of the harmonizer."""
     limit: Callable[[nn.Module], None] | None = None
     """Keeps the critic within bounds."""
 
@@ -98,7 +98,7 @@ HARMONIZERS: Final[Mapping[str, Harmonizer]] = {
         adversary=Adversary(PatchCritic, pix2pix.deceive, pix2pix.tell_apart),
         presets={
             "tiny": Preset(
-                Pix2pixShape((12, 12), (24, 48, 64, 64), 0.5, (16, 24, 32)),
+                Pix2pixShape((12, 12), (24, 48, 64, 64), 0.5, 1, (16, 24, 32)),
                 side=96, batch=8, steps=400, learning_rate=1e-3, critic_rate=2e-4,
             ),
             "paper": Preset(
@@ -142,16 +142,16 @@ HARMONIZERS: Final[Mapping[str, Harmonizer]] = {
         shape=GpGanShape,
         build=GpGan,
         loss=gp_gan.gp_gan_loss,
-        adversary=Adversary(
-            WassersteinCritic, gp_gan.deceive, gp_gan.tell_apart, rounds=gp_gan.CRITIC_ROUNDS, limit=gp_gan.keep_small
-        ),
+        adversary=Adversary(WassersteinCritic, gp_gan.deceive, gp_gan.tell_apart, gp_gan.keep_small),
         blender=True,
         presets={
             "tiny": Preset(
                 GpGanShape((24, 48, 96, 128), 512),
                 side=64, batch=16, steps=300, learning_rate=2e-3, critic_rate=2e-4,
             ),
-            "paper": Preset(GpGanShape(), side=64, batch=64, steps=60_000, learning_rate=2e-3, critic_rate=2e-4),
+            "paper": Preset(
+                GpGanShape(), side=64, batch=64, steps=60_000, learning_rate=2e-3, critic_rate=2e-4, rounds=5
+            ),
         },
     ),
     "multi_stream": Harmonizer(

@@ -28,6 +28,8 @@ class HarmonizerSettings:
     seed: int = 0
     learning_rate: float = 1e-3
     critic_rate: float = 2e-4
+    rounds: int = 1
+    """Batches that a critic learns from in a step; the network learns from the last of them."""
     beta: float = 0.5
     """Adam's decay of the mean gradient where there is a critic; else it is 0.9."""
     weight_decay: float = 0.0
@@ -57,7 +59,7 @@ def train_harmonizer(
     """Train a harmonizer; arguments and errors are those of `realism.train.fit`.
 
     Args:
-        draw: Number to batch, from 0 on; see `batches_of_step`.
+        draw: Number to batch, from 0 on; a step takes `rounds` of them.
         settings: Of the training.
         state: File that holds it.
         device: `cpu` or `cuda`.
@@ -80,18 +82,12 @@ def train_harmonizer(
     if known.adversary is None:
         return fit(build, draw, loss, settings, **common)
     adversary = known.adversary
-    game = _game(known.loss, adversary, device=device)
+    game = _game(known.loss, adversary, rounds=settings.rounds, device=device)
     return fit_adversarial(lambda: (build(), adversary.build(settings.shape)), draw, game, settings, **common)
 
 
-def batches_of_step(name: str) -> int:
-    """Return how many batches a step of a harmonizer's training draws."""
-    adversary = known_harmonizer(name).adversary
-    return 1 if adversary is None else adversary.rounds
-
-
 def _game(
-    loss: Callable[[Tensor, Any], Tensor], adversary: Adversary, *, device: str
+    loss: Callable[[Tensor, Any], Tensor], adversary: Adversary, *, rounds: int, device: str
 ) -> Game[nn.Module, nn.Module, Triplets]:
     def of_model(model: nn.Module, critic: nn.Module, batch: Triplets) -> Tensor:
         tensors = batch.on(device)
@@ -104,7 +100,7 @@ def _game(
             answer = model(tensors.composite, tensors.mask)
         return adversary.tell_apart(critic, answer, tensors)
 
-    return Game(of_model, of_critic, rounds=adversary.rounds, limit=adversary.limit)
+    return Game(of_model, of_critic, rounds=rounds, limit=adversary.limit)
 
 
 def _channels_last(model: nn.Module) -> nn.Module:
