@@ -44,7 +44,16 @@ class TrainHarmonizerSettings(BaseModel):
     )
     learning_rate: float | None = Field(None, gt=0, le=1, description=f"Highest learning rate. {WORDS}")
     flip: bool = Field(default=True, description="Mirror every other sample, left to right.")
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the first weights, of the order and of the mirroring.")
+    window: float = Field(
+        1.0,
+        ge=0.25,
+        le=1,
+        description="Cut a window out of each sample, anew each time it comes: at least this share of either side; 1 "
+        "takes samples whole.",
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of the first weights, of the order, the mirroring and the windows."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the network is trained; `auto` takes an accelerator where there is one."
     )

@@ -41,6 +41,7 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
     side: int | None = None,
     learning_rate: float | None = None,
     flip: bool = True,  # noqa: FBT001, FBT002 - a flow's parameter, always given by name
+    window: float = 1.0,
     seed: int = 0,
     device: str = "auto",
     half: bool = False,  # noqa: FBT001, FBT002 - a flow's parameter, always given by name
@@ -61,7 +62,8 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
         side: Pixels, either way, that pictures are scaled to.
         learning_rate: Highest learning rate.
         flip: Mirror every other sample.
-        seed: Seed of the first weights, of the order and of the mirroring.
+        window: Least share of either side that a window, cut anew out of each sample, has; 1 takes samples whole.
+        seed: Seed of the first weights, of the order, the mirroring and the windows.
         device: Where the network is trained: `auto`, `cpu` or `cuda`.
         half: Compute in bfloat16 on the CPU too.
         threads: Threads of the network on the CPU.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from torch import nn
 from flows.errors import BadRequest
 from flows.harmonizer_settings import TrainHarmonizerSettings
 from flows.make.realism import choose_device
+from flows.make.vary import cut_windows, mirror
 from flows.store.layout import TrainingLayout, open_run, write_bytes
 from flows.store.loader import MEMBERS, Loader, Stage, load_samples
 from flows.store.lock import holding
@@ -123,7 +125,7 @@ def open_course(settings: TrainHarmonizerSettings) -> Course:
         weight_decay=preset.weight_decay,
         save_every=min(SAVED, max(10, steps // 20)),
         half_on_cpu=settings.half,
-        origin=_origin(loader, stage=stage, flip=settings.flip),
+        origin=_origin(loader, stage=stage, varied=[settings.flip, settings.window]),
     )
     _try(numbers)
     held_out = _held_out(settings.samples, stage=stage, side=numbers.side)
@@ -175,13 +177,13 @@ class Batches:
 
     def __init__(self, course: Course, *, workers: int) -> None:
         """Open the samples; nothing is read yet."""
-        settings, numbers = course.settings, course.numbers
-        self._seed, self._flip, self._batch = numbers.seed, settings.flip, numbers.batch
+        self._settings, self._numbers = settings, numbers = course.settings, course.numbers
+        read = math.ceil(numbers.side / settings.window)
         self._loader = load_samples(
             settings.samples,
             stage=course.stage,
             pictures=PICTURES,
-            size=(numbers.side, numbers.side),
+            size=(read, read),
             batch_size=numbers.batch,
             drop_last=True,
             seed=numbers.seed % 2**32,
@@ -195,26 +197,22 @@ class Batches:
         """Return a batch; asked in order, reading goes on meanwhile."""
         epoch, place = divmod(number, self._epoch_length)
         if number != self._next or not place:
-            state = {**self._loader.state_dict(), "epoch": epoch, "consumed": place * self._batch}
+            state = {**self._loader.state_dict(), "epoch": epoch, "consumed": place * self._numbers.batch}
             self._loader.load_state_dict(state)
             self._epoch = iter(self._loader)
         self._next = number + 1
         batch = next(self._epoch)
-        triplets = Triplets(*(batch[name] for name in PICTURES))
-        return _mirrored(triplets, seed=[self._seed, number]) if self._flip else triplets
+        return self._varied(Triplets(*(batch[name] for name in PICTURES)), number)
+
+    def _varied(self, batch: Triplets, number: int) -> Triplets:
+        settings, seed = self._settings, self._numbers.seed
+        if settings.window < 1:
+            batch = cut_windows(batch, side=self._numbers.side, smallest=settings.window, seed=[seed, number, 1])
+        return mirror(batch, seed=[seed, number]) if settings.flip else batch
 
     def close(self) -> None:
         """End the processes that read."""
         self._epoch = iter(())
-
-
-def _mirrored(batch: Triplets, *, seed: Sequence[int]) -> Triplets:
-    turned = np.random.default_rng(seed).random(len(batch)) < 0.5
-    layers = (
-        np.where(turned.reshape(-1, *[1] * (layer.ndim - 1)), layer[:, :, ::-1], layer)
-        for layer in vars(batch).values()
-    )
-    return Triplets(*layers)
 
 
 def _open_stage(settings: TrainHarmonizerSettings, *, blender: bool) -> tuple[Stage, Loader]:
@@ -238,9 +236,9 @@ def _open_stage(settings: TrainHarmonizerSettings, *, blender: bool) -> tuple[St
     raise refusal
 
 
-def _origin(loader: Loader, *, stage: str, flip: bool) -> str:
+def _origin(loader: Loader, *, stage: str, varied: Sequence[float]) -> str:
     """Return a digest of what is learnt from."""
-    what = [stage, flip, loader.state_dict()["samples"]]
+    what = [stage, *varied, loader.state_dict()["samples"]]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 

@@ -74,6 +74,20 @@ def test_an_epoch_is_every_sample_once_mirrored_or_not(run: Layout, tmp_path: Pa
     assert 0 < turned < len(seen)
 
 
+def test_windows_are_parts_of_the_samples(run: Layout, tmp_path: Path) -> None:
+    """With `window` a batch is of the network's size, another each epoch, the same whenever it is asked for."""
+    course = open_course(settings_for(run, tmp_path, batch=2, window=0.5))
+    assert course.numbers.origin != open_course(settings_for(run, tmp_path, batch=2)).numbers.origin
+    batches, again = Batches(course, workers=0), Batches(course, workers=0)
+    epoch = course.samples // 2
+    first = [batches.draw(number) for number in range(epoch)]
+    assert {layer.shape[1:3] for batch in first for layer in vars(batch).values()} == {(32, 32)}
+    later = again.draw(epoch - 1)
+    assert all(np.array_equal(*pair) for pair in zip(vars(first[-1]).values(), vars(later).values(), strict=True))
+    second = {picture.tobytes() for number in range(epoch, 2 * epoch) for picture in batches.draw(number).real}
+    assert not second & {picture.tobytes() for batch in first for picture in batch.real}
+
+
 def test_a_training_writes_checkpoint_sheets_and_report(run: Layout, tmp_path: Path) -> None:
     """The checkpoint harmonizes, names what it learnt from, and the page shows pictures and curves and loads nothing."""
     course = open_course(settings_for(run, tmp_path))

@@ -1,0 +1,66 @@
+"""Vary a batch of triplets, as a function of seed and number: mirror some of them, cut windows out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple
+from typing import Final
+
+import cv2
+import numpy as np
+
+from realism.harmonizers.batch import Triplets
+
+SUBJECT_KEPT: Final = 0.5
+"""Share of a subject's area that a window holds at least."""
+_TRIES: Final = 10
+
+
+def mirror(batch: Triplets, *, seed: Sequence[int]) -> Triplets:
+    """Return the batch with every other triplet, on average, mirrored left to right."""
+    turned = np.random.default_rng(seed).random(len(batch)) < 0.5
+    layers = (
+        np.where(turned.reshape(-1, *[1] * (layer.ndim - 1)), layer[:, :, ::-1], layer)
+        for layer in vars(batch).values()
+    )
+    return Triplets(*layers)
+
+
+def cut_windows(batch: Triplets, *, side: int, smallest: float, seed: Sequence[int]) -> Triplets:
+    """Return a window of each triplet, scaled to `side` by area: its share of the sides and its place are drawn.
+
+    A window that holds less than `SUBJECT_KEPT` of the subject is drawn again; after ten draws the whole is taken.
+
+    Args:
+        batch: Of squares of at least `side / smallest` pixels, so that nothing is enlarged.
+        side: Pixels, either way, of what is returned.
+        smallest: Share of the sides that a window has at least, above 0, up to 1.
+        seed: Of all draws.
+    """
+    rng = np.random.default_rng(seed)
+    pieces = []
+    for layers in zip(*vars(batch).values(), strict=True):
+        one = Triplets(*layers)
+        pieces.append(_scaled(one, _window(one, rng, smallest=smallest), side=side))
+    return Triplets(*(np.stack(layer) for layer in zip(*map(astuple, pieces), strict=True)))
+
+
+def _window(one: Triplets, rng: np.random.Generator, *, smallest: float) -> tuple[slice, slice]:
+    """Draw rows and columns."""
+    whole = one.mask.shape[0]
+    subject = np.count_nonzero(one.mask > 127)
+    for _ in range(_TRIES):
+        size = round(whole * rng.uniform(smallest, 1.0))
+        top, left = (int(place) for place in rng.integers(0, whole - size, size=2, endpoint=True))
+        place = slice(top, top + size), slice(left, left + size)
+        if np.count_nonzero(one.mask[place] > 127) >= SUBJECT_KEPT * subject:
+            return place
+    return slice(whole), slice(whole)
+
+
+def _scaled(one: Triplets, place: tuple[slice, slice], *, side: int) -> Triplets:
+    layers = (
+        cv2.resize(np.ascontiguousarray(layer[place]), dsize=(side, side), interpolation=cv2.INTER_AREA)
+        for layer in vars(one).values()
+    )
+    return Triplets(*(np.asarray(layer, np.uint8) for layer in layers))
