@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flows.coco.pictures import Picture
 from flows.store.layout import write_bytes
-from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, _drawing, _svg
+from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, drawing, svg_of
 from flows.view.report import page_environment, page_text
 from realism.conventions import CONVENTIONS, MEASURES
 
@@ -117,7 +117,7 @@ def write_harmonization_page(
 def plot_means(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw each method's mean foreground MSE with its interval, and a line at that of no change."""
     tall = 0.34 * len(rows) + 0.7
-    with _drawing("means", height=tall) as figure:
+    with drawing("means", height=tall) as figure:
         axes = figure.add_axes((0.24, 0.5 / tall, 0.73, (tall - 0.6) / tall))
         axes.axvline(rows[0]["fmse"]["mean"], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         for place, row in enumerate(reversed(rows)):
@@ -130,13 +130,13 @@ def plot_means(rows: Sequence[Mapping[str, Any]]) -> str:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.grid(visible=True, axis="x", color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)
-        return _svg(figure, label="Mean foreground MSE of each method with its interval")
+        return svg_of(figure, label="Mean foreground MSE of each method with its interval")
 
 
 def plot_bins(bins: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
     """Draw each method's mean foreground MSE, a panel a bin of mask share, on one scale."""
     tall = 0.26 * len(methods) + 0.9
-    with _drawing("bins", height=tall) as figure:
+    with drawing("bins", height=tall) as figure:
         most = max(value["high"] for each in bins for value in each["fmse"].values())
         wide = 0.74 / max(len(bins), 1)
         for number, each in enumerate(bins):
@@ -152,7 +152,9 @@ def plot_bins(bins: Sequence[Mapping[str, Any]], methods: Sequence[str]) -> str:
             )
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.locator_params(axis="x", nbins=3)
-        return _svg(figure, label="Mean foreground MSE of each method by the share of the picture that the mask covers")
+        return svg_of(
+            figure, label="Mean foreground MSE of each method by the share of the picture that the mask covers"
+        )
 
 
 def plot_changes(figures: NDArray[np.float64], methods: Sequence[str]) -> str | None:
@@ -165,7 +167,7 @@ def plot_changes(figures: NDArray[np.float64], methods: Sequence[str]) -> str | 
     edges = np.linspace(-_MOST_DB, _MOST_DB, _BINS + 1)
     rows = change.shape[1]
     tall = 0.5 * rows + 0.6
-    with _drawing("changes", height=tall) as figure:
+    with drawing("changes", height=tall) as figure:
         for number in range(rows):
             axes = figure.add_axes((0.24, (0.42 + 0.5 * (rows - 1 - number)) / tall, 0.73, 0.42 / tall))
             counts, _ = np.histogram(change[:, number], bins=edges)
@@ -180,7 +182,7 @@ def plot_changes(figures: NDArray[np.float64], methods: Sequence[str]) -> str | 
             axes.text(-0.02, 0.5, methods[number + 1], transform=axes.transAxes, ha="right", va="center")
             if last:
                 axes.set_xlabel("change of PSNR inside the mask, dB")
-        return _svg(figure, label="Distribution of the change of PSNR inside the mask, a row a method")
+        return svg_of(figure, label="Distribution of the change of PSNR inside the mask, a row a method")
 
 
 def _colour(row: Mapping[str, Any]) -> str:

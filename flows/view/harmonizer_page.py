@@ -14,9 +14,8 @@ from markupsafe import Markup
 from flows.errors import BadRequest
 from flows.store.layout import TrainingLayout, write_bytes
 from flows.view.cards import tell
-from flows.view.plots import INK, MUTED, _drawing, _svg
+from flows.view.plots import INK, MUTED, dot_of, draw_grid, drawing, svg_of
 from flows.view.report import page_environment, page_text
-from flows.view.training import _dot, _grid
 from realism.harmonizers.checkpoint import PREFIX
 from realism.harmonizers.table import known_harmonizer
 
@@ -76,16 +75,16 @@ def plot_curve(history: Sequence[Mapping[str, float]], key: str, *, level: float
     points = [(row["step"], row[key]) for row in history if key in row]
     if not points:
         return None
-    with _drawing(key, height=2.6) as figure:
+    with drawing(key, height=2.6) as figure:
         axes = figure.add_axes((0.12, 0.19, 0.85, 0.75))
-        axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.4, marker=_dot(points))
+        axes.plot(*zip(*points, strict=True), color=INK, linewidth=1.4, marker=dot_of(points))
         if level is not None:
             axes.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
             axes.set_ylim(bottom=0)
         axes.set_xlabel("step")
         axes.set_ylabel(CURVES[key])
-        _grid(axes)
-        return _svg(figure, label=f"The {CURVES[key]} over the steps of the training")
+        draw_grid(axes)
+        return svg_of(figure, label=f"The {CURVES[key]} over the steps of the training")
 
 
 def _sheets(layout: TrainingLayout) -> dict[str, bytes]:

@@ -102,7 +102,7 @@ def plot_curve(curve: Sequence[tuple[float, int]], *, chosen: float | None) -> s
     if len(curve) < 2:
         return None
     share, images = np.array(curve, dtype=float).T
-    with _drawing("curve") as figure:
+    with drawing("curve") as figure:
         axes = figure.add_axes((0.1, 0.16, 0.87, 0.78))
         axes.fill_between(share, images, color=BAND, linewidth=0)
         axes.plot(share, images, color=INK, linewidth=1.4)
@@ -127,7 +127,7 @@ def plot_curve(curve: Sequence[tuple[float, int]], *, chosen: float | None) -> s
                 ha="left" if right else "right",
                 color=INK,
             )
-        return _svg(figure, label="Images kept against the least share of the image covered by people")
+        return svg_of(figure, label="Images kept against the least share of the image covered by people")
 
 
 def plot_effect(groups: Sequence[Group], *, gates: tuple[float, float]) -> str | None:
@@ -142,7 +142,7 @@ def plot_effect(groups: Sequence[Group], *, gates: tuple[float, float]) -> str |
         return None
     edges = _log_edges(groups, gates)
     tall = 0.56 * len(groups) + 0.62
-    with _drawing("effect", height=tall) as figure:
+    with drawing("effect", height=tall) as figure:
         for number, group in enumerate(groups):
             bottom = (0.42 + 0.56 * (len(groups) - 1 - number)) / tall
             axes = figure.add_axes((0.235, bottom, 0.745, 0.46 / tall))
@@ -155,7 +155,7 @@ def plot_effect(groups: Sequence[Group], *, gates: tuple[float, float]) -> str |
                 axes.set_xlabel("foreground MSE (logarithmic)")
             if not number:
                 _name_gates(axes, gates)
-        return _svg(figure, label="Distribution of foreground MSE per family, with the gates marked")
+        return svg_of(figure, label="Distribution of foreground MSE per family, with the gates marked")
 
 
 def plot_strength(groups: Sequence[Group], *, gates: tuple[float, float]) -> str | None:
@@ -171,7 +171,7 @@ def plot_strength(groups: Sequence[Group], *, gates: tuple[float, float]) -> str
     edges = _log_edges(groups, gates)
     rows = -(-len(groups) // 2)
     tall = 1.45 * rows + 0.4
-    with _drawing("strength", height=tall) as figure:
+    with drawing("strength", height=tall) as figure:
         for number, group in enumerate(groups):
             row, column = divmod(number, 2)
             below = number + 2 >= len(groups)
@@ -184,7 +184,7 @@ def plot_strength(groups: Sequence[Group], *, gates: tuple[float, float]) -> str
             axes.set_title(printable(group.name), loc="left", fontsize=9, color=INK, pad=4)
             if below:
                 axes.set_xlabel("strength")
-        return _svg(figure, label="Foreground MSE against strength per family, with the gates marked")
+        return svg_of(figure, label="Foreground MSE against strength per family, with the gates marked")
 
 
 def plot_scores(groups: Sequence[Group], *, threshold: float | None, name: str) -> str | None:
@@ -200,7 +200,7 @@ def plot_scores(groups: Sequence[Group], *, threshold: float | None, name: str) 
         return None
     edges = np.linspace(_odds(_SURE), _odds(1 - _SURE), _SCORE_BINS + 1)
     tall = 0.56 * len(groups) + 0.62
-    with _drawing(f"scores-{name}", height=tall) as figure:
+    with drawing(f"scores-{name}", height=tall) as figure:
         for number, group in enumerate(groups):
             bottom = (0.42 + 0.56 * (len(groups) - 1 - number)) / tall
             axes = figure.add_axes((0.235, bottom, 0.745, 0.46 / tall))
@@ -215,7 +215,7 @@ def plot_scores(groups: Sequence[Group], *, threshold: float | None, name: str) 
                 axes.set_xlabel("realism score (scale of odds)")
             if not number and threshold is not None:
                 _name_line(axes, _odds(threshold), f"{threshold:.4g}")
-        return _svg(figure, label=f"Distribution of the realism score per {name}, with the threshold marked")
+        return svg_of(figure, label=f"Distribution of the realism score per {name}, with the threshold marked")
 
 
 def by_strength(group: Group) -> list[Group]:
@@ -335,7 +335,7 @@ def printable(name: str) -> str:
 
 
 @contextmanager
-def _drawing(name: str, *, height: float = 2.9, width: float = 6.2) -> Iterator[Figure]:
+def drawing(name: str, *, height: float = 2.9, width: float = 6.2) -> Iterator[Figure]:
     """Yield a figure in the report's own style, whatever the user's matplotlibrc says; restore that afterwards.
 
     Args:
@@ -353,7 +353,20 @@ def _drawing(name: str, *, height: float = 2.9, width: float = 6.2) -> Iterator[
         yield Figure(figsize=(width, height))
 
 
-def _svg(figure: Figure, *, label: str) -> str:
+def dot_of(history: Sequence[object]) -> str:
+    """Return a marker where there are points so few that a line would hide them."""
+    return "." if len(history) < 20 else ""
+
+
+def draw_grid(axes: Axes) -> None:
+    """Draw level lines behind a curve over the steps of a training, and write its steps with commas."""
+    axes.grid(visible=True, axis="y", color=LINE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.locator_params(axis="y", nbins=5)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+
+
+def svg_of(figure: Figure, *, label: str) -> str:
     """Return a figure as an `svg` element: no metadata, no ids but those in use, colours of the page."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.view.plots import INK, KEPT, LINE, MUTED, PLAIN, _drawing, _svg, printable
+from flows.view.plots import INK, KEPT, LINE, MUTED, PLAIN, drawing, printable, svg_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,12 +140,12 @@ def plot_quantiles(rows: Sequence[Row], scale: Scale, *, name: str, label: str) 
         depth += _ROW * (1.5 if row.apart else 1.0)
         places.append(depth - _ROW / 2)
     tall = depth + 0.72
-    with _drawing(name, height=tall, width=_WIDE) as figure:
+    with drawing(name, height=tall, width=_WIDE) as figure:
         axes = figure.add_axes((_NAMES / _WIDE, 0.5 / tall, 1 - (_NAMES + _COUNTS) / _WIDE, depth / tall))
         for row, place in zip(rows, places, strict=True):
             _draw_row(axes, row, place)
         _dress(axes, rows, scale, depth)
-        return _svg(figure, label=label)
+        return svg_of(figure, label=label)
 
 
 def _draw_row(axes: Axes, row: Row, place: float) -> None:

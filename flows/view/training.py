@@ -17,7 +17,7 @@ from markupsafe import Markup
 from flows.errors import BadRequest
 from flows.store.layout import TrainingLayout, read_json, write_bytes
 from flows.view.cards import DASH, tell
-from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, _drawing, _svg
+from flows.view.plots import INK, KEPT, LINE, MUTED, REJECTED, dot_of, draw_grid, drawing, svg_of
 from flows.view.report import page_environment, page_text
 from realism.audit import MIN_SUBJECTS, NULL_TOLERANCE, SHIFT_TOLERANCE, find_failures
 
@@ -192,19 +192,19 @@ def plot_loss(history: Sequence[Mapping[str, float]]) -> str | None:
     """Draw the loss over the steps; None where there is no history."""
     if not history:
         return None
-    with _drawing("loss", height=2.6) as figure:
+    with drawing("loss", height=2.6) as figure:
         axes = figure.add_axes((0.1, 0.19, 0.87, 0.75))
         axes.plot(
             [row["step"] for row in history],
             [row["loss"] for row in history],
             color=INK,
             linewidth=1.4,
-            marker=_dot(history),
+            marker=dot_of(history),
         )
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
-        _grid(axes)
-        return _svg(figure, label="Loss over the steps of the training")
+        draw_grid(axes)
+        return svg_of(figure, label="Loss over the steps of the training")
 
 
 def plot_validation(history: Sequence[Mapping[str, float]]) -> str | None:
@@ -217,17 +217,17 @@ def plot_validation(history: Sequence[Mapping[str, float]]) -> str | None:
     known = [(key, name, colour, style) for key, name, colour, style in lines if any(key in row for row in history)]
     if not known:
         return None
-    with _drawing("validation", height=2.6) as figure:
+    with drawing("validation", height=2.6) as figure:
         axes = figure.add_axes((0.1, 0.19, 0.58, 0.75))
         ends = []
         for key, name, colour, style in known:
             points = [(row["step"], row[key]) for row in history if key in row]
-            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, linestyle=style, marker=_dot(history))
+            axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.4, linestyle=style, marker=dot_of(history))
             ends.append((points[-1][1], f"{name} {points[-1][1]:.3f}", colour))
         axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.set_xlabel("step")
         axes.set_ylim(min(0.45, axes.get_ylim()[0]), 1)
-        _grid(axes)
+        draw_grid(axes)
         for place, (value, text, colour) in zip(_apart([end[0] for end in ends], axes), ends, strict=True):
             del value
             axes.annotate(
@@ -238,7 +238,7 @@ def plot_validation(history: Sequence[Mapping[str, float]]) -> str | None:
                 color=colour,
                 annotation_clip=False,
             )
-        return _svg(figure, label="Figures on the split val over the steps of the training")
+        return svg_of(figure, label="Figures on the split val over the steps of the training")
 
 
 def plot_roc(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str | None:
@@ -251,7 +251,7 @@ def plot_roc(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str | None:
         ("natural against edits inside the band", "naturals", "band"),
         ("mild edits against gross ones", "mild", "gross"),
     )
-    with _drawing("roc", height=3.1) as figure:
+    with drawing("roc", height=3.1) as figure:
         for number, (title, good, bad) in enumerate(panels):
             axes = figure.add_axes((0.09 + 0.49 * number, 0.15, 0.405, 0.74))
             axes.plot([0, 1], [0, 1], color=LINE, linewidth=0.8)
@@ -272,7 +272,7 @@ def plot_roc(scores: Mapping[str, Mapping[str, Sequence[float]]]) -> str | None:
                 axes.set_ylabel("share of the others dropped")
             if axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="lower right", frameon=False, labelcolor=INK)
-        return _svg(figure, label="ROC curves of the network on the held-out splits")
+        return svg_of(figure, label="ROC curves of the network on the held-out splits")
 
 
 def roc(good: Sequence[float], bad: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -299,7 +299,7 @@ def plot_scores(scores: Mapping[str, Sequence[float]], *, threshold: float) -> s
     if not rows:
         return None
     tall = 0.55 * len(rows) + 0.6
-    with _drawing("scores", height=tall) as figure:
+    with drawing("scores", height=tall) as figure:
         for number, (name, group, colour) in enumerate(rows):
             axes = figure.add_axes((0.2, (0.42 + 0.55 * (len(rows) - 1 - number)) / tall, 0.77, 0.45 / tall))
             counts, edges = np.histogram(scores[group], bins=_BINS, range=(0, 1))
@@ -318,7 +318,7 @@ def plot_scores(scores: Mapping[str, Sequence[float]], *, threshold: float) -> s
                     f"threshold {threshold:.3f}", (threshold, 1), xycoords=("data", "axes fraction"),
                     xytext=(0, 3), textcoords="offset points", ha="center", va="bottom", color=MUTED, fontsize=8.5,
                 )  # fmt: skip
-        return _svg(figure, label="Distribution of the scores of each group, with the threshold marked")
+        return svg_of(figure, label="Distribution of the scores of each group, with the threshold marked")
 
 
 def _apart(values: Sequence[float], axes: Axes) -> list[float]:
@@ -330,18 +330,6 @@ def _apart(values: Sequence[float], axes: Axes) -> list[float]:
     for below, above in pairwise(order):
         places[above] = max(places[above], places[below] + gap)
     return [float(place) for place in places - max(0.0, float(places.max()) - high)]
-
-
-def _dot(history: Sequence[object]) -> str:
-    """Return a marker where there are points so few that a line would hide them."""
-    return "." if len(history) < 20 else ""
-
-
-def _grid(axes: Axes) -> None:
-    axes.grid(visible=True, axis="y", color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.locator_params(axis="y", nbins=5)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
 
 
 def _figure(value: float | None) -> str:
