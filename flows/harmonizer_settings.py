@@ -48,8 +48,8 @@ class TrainHarmonizerSettings(BaseModel):
         1.0,
         ge=0.25,
         le=1,
-        description="Cut a window out of each sample, anew each time it comes: at least this share of either side; 1 "
-        "takes samples whole.",
+        description="Cut a window out of every other sample, anew each time it comes: at least this share of either side; "
+        "1 takes samples whole.",
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of the first weights, of the order, the mirroring and the windows."

@@ -62,7 +62,7 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
         side: Pixels, either way, that pictures are scaled to.
         learning_rate: Highest learning rate.
         flip: Mirror every other sample.
-        window: Least share of either side that a window, cut anew out of each sample, has; 1 takes samples whole.
+        window: Least share of either side that a window, cut anew out of every other sample, has; 1 takes all whole.
         seed: Seed of the first weights, of the order, the mirroring and the windows.
         device: Where the network is trained: `auto`, `cpu` or `cuda`.
         half: Compute in bfloat16 on the CPU too.

@@ -18,14 +18,14 @@ from augment.blend.poisson import seam
 from augment.color import Floats, Pixels
 
 LOW_PASS_PX: Final = 8.0
-"""Spread of the Gaussian through which colours are held to those of the composite."""
+"""Spread of the Gaussian through which colours are held to those of the composite, or at each level of `blend_towards` to
+those of the level below. The paper's code has 0.5, which trusts a network's colours to the pixel. With exact colours, 1 to 3
+gives a light back best (1.7 levels off, 8: 2.0 to 3.3); with those of a network that learnt from 420 photographs, foreground MSE
+on held-out pairs falls from 963 (2) over 891 (4) to 840 (8), 1,182 being no change."""
 COLOUR_WEIGHT: Final = 1.0
 """Weight of the colours against the gradients, beta in the paper."""
 TAPER_PX: Final = 24
 """Beyond alpha > 0 the change of the background fades to nothing over this distance."""
-LEVEL_LOW_PASS_PX: Final = 2.0
-"""Spread of the same Gaussian in `blend_towards`, at every level of its pyramid: what the level below can tell. The paper's
-code has 0.5; of 0.5 to 3, 2 left the least error of a known light, and 0.27 levels of its gradients' mean instead of 0.80."""
 COARSEST_PX: Final = 64
 """The pyramid of `blend_towards` begins where no side is longer: at the size that the paper's network works at."""
 
@@ -74,7 +74,7 @@ def blend_towards(picture: Pixels, alpha: Pixels, colours: NDArray[np.float32]) 
     for height, width in _levels(*alpha.shape):
         plain, share = (_fit(layer.astype(np.float32), height, width) for layer in (picture, alpha))
         wanted = _fit(solution, height, width) - plain
-        change = solve_frame(_across(wanted, share / np.float32(255)), towards=wanted, low_pass_px=LEVEL_LOW_PASS_PX)
+        change = solve_frame(_across(wanted, share / np.float32(255)), towards=wanted)
         solution = plain + change
     share = alpha[..., None].astype(np.float32) / np.float32(255)
     return np.asarray(np.clip(np.rint(picture + share * (solution - picture)), 0, 255), np.uint8)

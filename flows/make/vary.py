@@ -13,6 +13,11 @@ from realism.harmonizers.batch import Triplets
 
 SUBJECT_KEPT: Final = 0.5
 """Share of a subject's area that a window holds at least."""
+SUBJECT_SHARE: Final = 0.5
+"""Share of a window that its subject covers at most, if it covers no more of the whole: without surroundings there is nothing
+to go by."""
+WHOLE: Final = 0.5
+"""Share of the triplets that are taken whole: at test all are."""
 _TRIES: Final = 10
 
 
@@ -27,9 +32,10 @@ def mirror(batch: Triplets, *, seed: Sequence[int]) -> Triplets:
 
 
 def cut_windows(batch: Triplets, *, side: int, smallest: float, seed: Sequence[int]) -> Triplets:
-    """Return a window of each triplet, scaled to `side` by area: its share of the sides and its place are drawn.
+    """Return a window of every other triplet, on average, and the others whole, scaled to `side` by area.
 
-    A window that holds less than `SUBJECT_KEPT` of the subject is drawn again; after ten draws the whole is taken.
+    A window's share of the sides and its place are drawn, again where it holds less than `SUBJECT_KEPT` of the subject or
+    more of it than `SUBJECT_SHARE`; after ten draws the whole is taken.
 
     Args:
         batch: Of squares of at least `side / smallest` pixels, so that nothing is enlarged.
@@ -47,15 +53,16 @@ def cut_windows(batch: Triplets, *, side: int, smallest: float, seed: Sequence[i
 
 def _window(one: Triplets, rng: np.random.Generator, *, smallest: float) -> tuple[slice, slice]:
     """Draw rows and columns."""
-    whole = one.mask.shape[0]
+    side = one.mask.shape[0]
     subject = np.count_nonzero(one.mask > 127)
-    for _ in range(_TRIES):
-        size = round(whole * rng.uniform(smallest, 1.0))
-        top, left = (int(place) for place in rng.integers(0, whole - size, size=2, endpoint=True))
+    most = max(SUBJECT_SHARE, subject / side**2)
+    for _ in range(0 if rng.random() < WHOLE else _TRIES):
+        size = round(side * rng.uniform(smallest, 1.0))
+        top, left = (int(place) for place in rng.integers(0, side - size, size=2, endpoint=True))
         place = slice(top, top + size), slice(left, left + size)
-        if np.count_nonzero(one.mask[place] > 127) >= SUBJECT_KEPT * subject:
+        if SUBJECT_KEPT * subject <= np.count_nonzero(one.mask[place] > 127) <= most * size**2:
             return place
-    return slice(whole), slice(whole)
+    return slice(side), slice(side)
 
 
 def _scaled(one: Triplets, place: tuple[slice, slice], *, side: int) -> Triplets:

@@ -144,10 +144,11 @@ HARMONIZERS: Final[Mapping[str, Harmonizer]] = {
         loss=gp_gan.gp_gan_loss,
         adversary=Adversary(WassersteinCritic, gp_gan.deceive, gp_gan.tell_apart, gp_gan.keep_small),
         blender=True,
+        version=2,
         presets={
             "tiny": Preset(
-                GpGanShape((24, 48, 96, 128), 512),
-                side=64, batch=16, steps=300, learning_rate=2e-3, critic_rate=2e-4,
+                GpGanShape((32, 64, 128, 256), 1024),
+                side=64, batch=32, steps=400, learning_rate=1e-3, critic_rate=2e-4,
             ),
             "paper": Preset(
                 GpGanShape(), side=64, batch=64, steps=60_000, learning_rate=2e-3, critic_rate=2e-4, rounds=5

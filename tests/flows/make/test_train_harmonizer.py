@@ -76,8 +76,8 @@ def test_an_epoch_is_every_sample_once_mirrored_or_not(run: Layout, tmp_path: Pa
 
 def test_windows_are_parts_of_the_samples(run: Layout, tmp_path: Path) -> None:
     """With `window` a batch is of the network's size, another each epoch, the same whenever it is asked for."""
-    course = open_course(settings_for(run, tmp_path, batch=2, window=0.5))
-    assert course.numbers.origin != open_course(settings_for(run, tmp_path, batch=2)).numbers.origin
+    course = open_course(settings_for(run, tmp_path, batch=2, window=0.5, flip=False))
+    assert course.numbers.origin != open_course(settings_for(run, tmp_path, batch=2, flip=False)).numbers.origin
     batches, again = Batches(course, workers=0), Batches(course, workers=0)
     epoch = course.samples // 2
     first = [batches.draw(number) for number in range(epoch)]
@@ -85,7 +85,8 @@ def test_windows_are_parts_of_the_samples(run: Layout, tmp_path: Path) -> None:
     later = again.draw(epoch - 1)
     assert all(np.array_equal(*pair) for pair in zip(vars(first[-1]).values(), vars(later).values(), strict=True))
     second = {picture.tobytes() for number in range(epoch, 2 * epoch) for picture in batches.draw(number).real}
-    assert not second & {picture.tobytes() for batch in first for picture in batch.real}
+    known = {picture.tobytes() for batch in first for picture in batch.real}
+    assert 0.25 * epoch < len(second - known) < 1.75 * epoch  # of two samples a batch; the others come whole, as before
 
 
 def test_a_training_writes_checkpoint_sheets_and_report(run: Layout, tmp_path: Path) -> None:

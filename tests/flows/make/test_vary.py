@@ -33,7 +33,8 @@ def test_windows_differ_and_their_layers_belong_together() -> None:
     assert np.allclose(cut.real[:, 0, -1, 1].astype(float) - cut.real[:, 0, 0, 1], spans[:, 0], atol=3)
     assert 0.48 < shares.min() < 0.55
     assert 0.95 < shares.max() < 1.03
-    assert len(np.unique(cut.real[:, 0, 0, :2], axis=0)) > 100
+    assert len(np.unique(cut.real[:, 0, 0, :2], axis=0)) > 60
+    assert 80 < (shares > 0.99).sum() < 120  # half of them, and the windows that are nearly as large
 
 
 @pytest.mark.parametrize(("high", "wide"), [(10, 8), (40, 36)])
@@ -45,6 +46,16 @@ def test_a_window_holds_half_of_the_subject(high: int, wide: int) -> None:
     areas = (cut.mask / 255.0).mean(axis=(1, 2)) * spans**2
     assert areas.min() > 0.9 * SUBJECT_KEPT * high * wide
     assert areas.max() < 1.1 * high * wide
+
+
+@pytest.mark.parametrize(("high", "most"), [(20, 0.5), (45, 0.7)])
+def test_a_window_leaves_surroundings(high: int, most: float) -> None:
+    """The subject covers no more than half of a window, or than of the whole."""
+    batch = ramps(300, left=0, wide=WHOLE, top=0, high=high)
+    cut = cut_windows(batch, side=32, smallest=0.3, seed=[6])
+    shares = (cut.mask > 127).mean(axis=(1, 2))
+    assert shares.max() <= most + 0.04
+    assert len(np.unique(shares)) > 2
 
 
 def test_an_empty_mask_does_no_harm_and_one_seed_is_one_batch() -> None:
