@@ -37,7 +37,8 @@ from realism.threads import threads
 from realism.train import NotANumberLossError, Progress
 
 HELD_OUT: Final = 48
-"""Samples of `val` that a training is measured on after each stretch, at most; they take part in nothing else."""
+"""Samples of `val` that a training is measured on after each stretch, at most, drawn from all: neighbours show one photograph.
+They take part in nothing else."""
 SHOWN: Final = 8
 """Of these, how many are shown in the report."""
 SAVED: Final = 500
@@ -261,7 +262,9 @@ def _try(numbers: HarmonizerSettings) -> None:
 
 def _held_out(run: Path, *, stage: Stage, side: int) -> Triplets | None:
     try:
-        loader = load_samples(run, split="val", stage=stage, pictures=PICTURES, size=(side, side), batch_size=HELD_OUT)
+        loader = load_samples(
+            run, split="val", stage=stage, pictures=PICTURES, size=(side, side), batch_size=HELD_OUT, seed=0
+        )
         batch = next(iter(loader))
     except BadRequest:  # nothing to measure on; the training is none the worse
         return None

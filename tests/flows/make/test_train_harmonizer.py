@@ -17,6 +17,7 @@ import pytest
 from flows.cli import main
 from flows.errors import BadRequest
 from flows.harmonizer_settings import NETWORKS, TrainHarmonizerSettings
+from flows.make import train_harmonizer as module
 from flows.make.train_harmonizer import Batches, Course, foreground_mse, only_course, open_course, train_course
 from flows.settings import parse
 from flows.store.layout import Layout
@@ -87,6 +88,17 @@ def test_windows_are_parts_of_the_samples(run: Layout, tmp_path: Path) -> None:
     second = {picture.tobytes() for number in range(epoch, 2 * epoch) for picture in batches.draw(number).real}
     known = {picture.tobytes() for batch in first for picture in batch.real}
     assert 0.25 * epoch < len(second - known) < 1.75 * epoch  # of two samples a batch; the others come whole, as before
+
+
+def test_held_out_are_drawn_from_all_of_val(run: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first by key would be edits of one photograph; the draw is the same in every training of this size."""
+    monkeypatch.setattr(module, "HELD_OUT", 2)
+    first, again = (open_course(settings_for(run, tmp_path, seed=seed)).held_out for seed in (0, 1))
+    stored = [each["real"] for each in load_samples(run.run, split="val", pictures=("real",), size=(32, 32))]
+    assert len(stored) > 2
+    assert np.array_equal(first.real, again.real)
+    assert not np.array_equal(first.real, stored[:2])
+    assert {picture.tobytes() for picture in first.real} <= {picture.tobytes() for picture in stored}
 
 
 def test_a_training_writes_checkpoint_sheets_and_report(run: Layout, tmp_path: Path) -> None:
