@@ -51,9 +51,14 @@ class TrainHarmonizerSettings(BaseModel):
         description="Cut a window out of every other sample, anew each time it comes: at least this share of either side; "
         "1 takes samples whole.",
     )
-    seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of the first weights, of the order, the mirroring and the windows."
+    jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Give each sample another light, composite and photograph alike, anew each time it comes: gammas of "
+        "e to the power of at most this; 0 leaves it.",
     )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the first weights, of the order and of what is varied.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where the network is trained; `auto` takes an accelerator where there is one."
     )

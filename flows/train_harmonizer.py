@@ -42,6 +42,7 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
     learning_rate: float | None = None,
     flip: bool = True,  # noqa: FBT001, FBT002 - a flow's parameter, always given by name
     window: float = 1.0,
+    jitter: float = 0.0,
     seed: int = 0,
     device: str = "auto",
     half: bool = False,  # noqa: FBT001, FBT002 - a flow's parameter, always given by name
@@ -63,7 +64,8 @@ def train(  # noqa: PLR0917 - a flow's parameters, always given by name
         learning_rate: Highest learning rate.
         flip: Mirror every other sample.
         window: Least share of either side that a window, cut anew out of every other sample, has; 1 takes all whole.
-        seed: Seed of the first weights, of the order, the mirroring and the windows.
+        jitter: Other light for each sample, composite and photograph alike: gammas of e to the power of at most this.
+        seed: Seed of the first weights, of the order and of what is varied.
         device: Where the network is trained: `auto`, `cpu` or `cuda`.
         half: Compute in bfloat16 on the CPU too.
         threads: Threads of the network on the CPU.

@@ -23,7 +23,7 @@ from torch import nn
 from flows.errors import BadRequest
 from flows.harmonizer_settings import TrainHarmonizerSettings
 from flows.make.realism import choose_device
-from flows.make.vary import cut_windows, mirror
+from flows.make.vary import cut_windows, jitter, mirror
 from flows.store.layout import TrainingLayout, open_run, write_bytes
 from flows.store.loader import MEMBERS, Loader, Stage, load_samples
 from flows.store.lock import holding
@@ -126,7 +126,7 @@ def open_course(settings: TrainHarmonizerSettings) -> Course:
         weight_decay=preset.weight_decay,
         save_every=min(SAVED, max(10, steps // 20)),
         half_on_cpu=settings.half,
-        origin=_origin(loader, stage=stage, varied=[settings.flip, settings.window]),
+        origin=_origin(loader, stage=stage, varied=[settings.flip, settings.window, settings.jitter]),
     )
     _try(numbers)
     held_out = _held_out(settings.samples, stage=stage, side=numbers.side)
@@ -209,6 +209,8 @@ class Batches:
         settings, seed = self._settings, self._numbers.seed
         if settings.window < 1:
             batch = cut_windows(batch, side=self._numbers.side, smallest=settings.window, seed=[seed, number, 1])
+        if settings.jitter:
+            batch = jitter(batch, amount=settings.jitter, seed=[seed, number, 2])
         return mirror(batch, seed=[seed, number]) if settings.flip else batch
 
     def close(self) -> None:

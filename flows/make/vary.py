@@ -1,4 +1,4 @@
-"""Vary a batch of triplets, as a function of seed and number: mirror some of them, cut windows out of them."""
+"""Vary a batch of triplets, as a function of seed and number: mirror some, cut windows out of some, relight them all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from realism.harmonizers.batch import Triplets
+from realism.harmonizers.batch import Pixels, Triplets
 
 SUBJECT_KEPT: Final = 0.5
 """Share of a subject's area that a window holds at least."""
@@ -49,6 +49,25 @@ def cut_windows(batch: Triplets, *, side: int, smallest: float, seed: Sequence[i
         one = Triplets(*layers)
         pieces.append(_scaled(one, _window(one, rng, smallest=smallest), side=side))
     return Triplets(*(np.stack(layer) for layer in zip(*map(astuple, pieces), strict=True)))
+
+
+def jitter(batch: Triplets, *, amount: float, seed: Sequence[int]) -> Triplets:
+    """Return the batch in other light: each triplet's composite and photograph by one gamma and one gain a channel.
+
+    What belongs together still does, and the colours of a photograph cannot be learnt by heart. Gammas are e to the power of
+    -amount to amount, gains of half that; both are drawn.
+    """
+    rng = np.random.default_rng(seed)
+    gammas = np.exp(rng.uniform(-amount, amount, (len(batch), 1, 1)))
+    gains = np.exp(rng.uniform(-amount / 2, amount / 2, (len(batch), 1, 3)))
+    levels = np.linspace(0, 1, 256)[:, None] ** gammas * gains  # (N, 256, 3)
+    tables = np.clip(np.rint(255 * levels), 0, 255).astype(np.uint8)
+    channels = np.arange(3)
+
+    def relit(pictures: Pixels) -> Pixels:
+        return np.stack([table[picture, channels] for table, picture in zip(tables, pictures, strict=True)])
+
+    return Triplets(relit(batch.composite), batch.mask, relit(batch.real))
 
 
 def _window(one: Triplets, rng: np.random.Generator, *, smallest: float) -> tuple[slice, slice]:

@@ -90,6 +90,16 @@ def test_windows_are_parts_of_the_samples(run: Layout, tmp_path: Path) -> None:
     assert 0.25 * epoch < len(second - known) < 1.75 * epoch  # of two samples a batch; the others come whole, as before
 
 
+def test_jitter_is_part_of_a_training(run: Layout, tmp_path: Path) -> None:
+    """It changes what is learnt from, and its digest, and leaves what a batch is a function of."""
+    plain, lit = (open_course(settings_for(run, tmp_path, jitter=amount)) for amount in (0.0, 0.3))
+    assert plain.numbers.origin != lit.numbers.origin
+    first, second, again = (Batches(course, workers=0).draw(1) for course in (plain, lit, lit))
+    assert np.array_equal(first.mask, second.mask)
+    assert not np.array_equal(first.real, second.real)
+    assert np.array_equal(second.real, again.real)
+
+
 def test_held_out_are_drawn_from_all_of_val(run: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first by key would be edits of one photograph; the draw is the same in every training of this size."""
     monkeypatch.setattr(module, "HELD_OUT", 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flows.make.vary import SUBJECT_KEPT, cut_windows, mirror
+from flows.make.vary import SUBJECT_KEPT, cut_windows, jitter, mirror
 from realism.harmonizers.batch import Triplets
 
 WHOLE = 64
@@ -85,3 +85,28 @@ def test_mirroring_turns_some_and_all_layers_of_them() -> None:
     for layer, found in zip(vars(batch).values(), vars(mirrored).values(), strict=True):
         for place, each in enumerate(turned):
             assert np.array_equal(found[place], layer[place][:, ::-1] if each else layer[place])
+
+
+def test_jitter_relights_composite_and_photograph_alike() -> None:
+    """One curve a triplet and channel, rising from black, the same in both pictures; the mask stays; triplets differ."""
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    picture = np.stack([grey] * 3, axis=-1)
+    batch = Triplets(np.stack([picture] * 40), np.stack([grey] * 40), np.stack([picture[::-1]] * 40))
+    lit = jitter(batch, amount=0.4, seed=[4])
+    assert np.array_equal(lit.mask, batch.mask)
+    assert np.array_equal(lit.real[:, ::-1], lit.composite)
+    curves = lit.composite.reshape(40, 256, 3).astype(float)
+    assert (np.diff(curves, axis=1) >= 0).all()
+    assert (curves[:, 0] == 0).all()
+    middle = curves[:, 128] / 255
+    assert 0.5 ** np.exp(0.4) * np.exp(-0.2) - 0.01 < middle.min() < 0.4
+    assert 0.6 < middle.max() < 0.5 ** np.exp(-0.4) * np.exp(0.2) + 0.01
+    assert np.ptp(middle, axis=1).min() < 0.1 < np.ptp(middle, axis=1).max()
+    assert np.array_equal(jitter(batch, amount=0.4, seed=[4]).real, lit.real)
+
+
+def test_hardly_any_jitter_changes_next_to_nothing() -> None:
+    """The bounds shrink with the amount."""
+    batch = ramps(3)
+    lit = jitter(batch, amount=1e-3, seed=[1])
+    assert np.abs(lit.real.astype(int) - batch.real).max() <= 1
