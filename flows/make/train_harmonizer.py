@@ -1,6 +1,6 @@
 """Train a harmonizer on the samples of a run, in a folder where a killed training is gone on from.
 
-The order of the samples is a function of seed and step, so is the mirroring: what a batch holds does not depend on where
+The order of the samples is a function of seed and step, so is how they are varied: what a batch holds does not depend on where
 a training was stopped, nor on how many processes read.
 """
 

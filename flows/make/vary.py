@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Final
 
-import cv2
 import numpy as np
 
+from realism.harmonizers.apply import shrink
 from realism.harmonizers.batch import Pixels, Triplets
 
 SUBJECT_KEPT: Final = 0.5
@@ -45,10 +44,10 @@ def cut_windows(batch: Triplets, *, side: int, smallest: float, seed: Sequence[i
     """
     rng = np.random.default_rng(seed)
     pieces = []
-    for layers in zip(*vars(batch).values(), strict=True):
-        one = Triplets(*layers)
-        pieces.append(_scaled(one, _window(one, rng, smallest=smallest), side=side))
-    return Triplets(*(np.stack(layer) for layer in zip(*map(astuple, pieces), strict=True)))
+    for layers in zip(batch.composite, batch.mask, batch.real, strict=True):
+        place = _window(layers[1], rng, smallest=smallest)
+        pieces.append([shrink(layer[place], (side, side)) for layer in layers])
+    return Triplets(*(np.stack(layer) for layer in zip(*pieces, strict=True)))
 
 
 def jitter(batch: Triplets, *, amount: float, seed: Sequence[int]) -> Triplets:
@@ -70,23 +69,15 @@ def jitter(batch: Triplets, *, amount: float, seed: Sequence[int]) -> Triplets:
     return Triplets(relit(batch.composite), batch.mask, relit(batch.real))
 
 
-def _window(one: Triplets, rng: np.random.Generator, *, smallest: float) -> tuple[slice, slice]:
+def _window(mask: Pixels, rng: np.random.Generator, *, smallest: float) -> tuple[slice, slice]:
     """Draw rows and columns."""
-    side = one.mask.shape[0]
-    subject = np.count_nonzero(one.mask > 127)
+    side = mask.shape[0]
+    subject = np.count_nonzero(mask > 127)
     most = max(SUBJECT_SHARE, subject / side**2)
     for _ in range(0 if rng.random() < WHOLE else _TRIES):
         size = round(side * rng.uniform(smallest, 1.0))
         top, left = (int(place) for place in rng.integers(0, side - size, size=2, endpoint=True))
         place = slice(top, top + size), slice(left, left + size)
-        if SUBJECT_KEPT * subject <= np.count_nonzero(one.mask[place] > 127) <= most * size**2:
+        if SUBJECT_KEPT * subject <= np.count_nonzero(mask[place] > 127) <= most * size**2:
             return place
     return slice(side), slice(side)
-
-
-def _scaled(one: Triplets, place: tuple[slice, slice], *, side: int) -> Triplets:
-    layers = (
-        cv2.resize(np.ascontiguousarray(layer[place]), dsize=(side, side), interpolation=cv2.INTER_AREA)
-        for layer in vars(one).values()
-    )
-    return Triplets(*(np.asarray(layer, np.uint8) for layer in layers))
