@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from flows.errors import BadRequest
@@ -44,6 +45,9 @@ SHOWN: Final = 8
 SAVED: Final = 500
 """Steps between two saved states, at most; a training of 200 and more steps saves twenty times or more."""
 PICTURES: Final = ("composite", "mask", "real")
+REMEMBERED: Final = 2**29
+"""Bytes that the decoded samples of a training may take up; with more of them, each is decoded anew in each epoch."""
+_CHANNELS: Final = ((3,), (), (3,))  # of PICTURES
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,10 @@ def train_course(course: Course, *, tell: Callable[[Progress], None] = lambda _p
 
 
 class Batches:
-    """The batches of a training by their number: the same batch for the same number, whoever asks when."""
+    """The batches of a training by their number: the same batch for the same number, whoever asks when.
+
+    A sample is read and decoded once where all of them fit into `REMEMBERED` bytes, else in each epoch anew.
+    """
 
     def __init__(self, course: Course, *, workers: int) -> None:
         """Open the samples; nothing is read yet."""
@@ -189,21 +196,36 @@ class Batches:
             drop_last=True,
             seed=numbers.seed % 2**32,
             workers=workers,
+            rank=0,
+            world_size=1,
         )
         self._epoch_length = self._loader.samples // numbers.batch
+        self._order = (-1, self._loader.order(0))
         self._next = -1
         self._epoch: Iterator[Any] = iter(())
+        self._memory = Memory(self._loader.samples, side=read) if _fits(self._loader.samples, read) else None
 
     def draw(self, number: int) -> Triplets:
-        """Return a batch; asked in order, reading goes on meanwhile."""
+        """Return a batch; where it must be read, and they are asked for in order, the next ones are read meanwhile."""
         epoch, place = divmod(number, self._epoch_length)
-        if number != self._next or not place:
-            state = {**self._loader.state_dict(), "epoch": epoch, "consumed": place * self._numbers.batch}
-            self._loader.load_state_dict(state)
+        if epoch != self._order[0]:
+            self._order = (epoch, self._loader.order(epoch))
+        first = place * self._numbers.batch
+        samples = self._order[1][first : first + self._numbers.batch]
+        batch = None if self._memory is None else self._memory.recall(samples)
+        if batch is None:
+            batch = self._read(number, epoch=epoch, consumed=first)
+            if self._memory is not None:
+                self._memory.keep(samples, batch)
+        return self._varied(batch, number)
+
+    def _read(self, number: int, *, epoch: int, consumed: int) -> Triplets:
+        if number != self._next or not consumed:
+            self._loader.load_state_dict({**self._loader.state_dict(), "epoch": epoch, "consumed": consumed})
             self._epoch = iter(self._loader)
         self._next = number + 1
         batch = next(self._epoch)
-        return self._varied(Triplets(*(batch[name] for name in PICTURES)), number)
+        return Triplets(*(batch[name] for name in PICTURES))
 
     def _varied(self, batch: Triplets, number: int) -> Triplets:
         settings, seed = self._settings, self._numbers.seed
@@ -216,6 +238,29 @@ class Batches:
     def close(self) -> None:
         """End the processes that read."""
         self._epoch = iter(())
+
+
+class Memory:
+    """Triplets by the number of their sample, as they were decoded."""
+
+    def __init__(self, samples: int, *, side: int) -> None:
+        """Make room; a page of it is taken only when a sample comes to lie there."""
+        self._known = np.zeros(samples, bool)
+        self._layers = [np.empty((samples, side, side, *channels), np.uint8) for channels in _CHANNELS]
+
+    def keep(self, samples: NDArray[np.int64], batch: Triplets) -> None:
+        """Take a batch in, whose triplets are of these samples."""
+        for kept, layer in zip(self._layers, vars(batch).values(), strict=True):
+            kept[samples] = layer
+        self._known[samples] = True
+
+    def recall(self, samples: NDArray[np.int64]) -> Triplets | None:
+        """Return a batch of these samples, a copy; None where one of them was never kept."""
+        return Triplets(*(kept[samples] for kept in self._layers)) if self._known[samples].all() else None
+
+
+def _fits(samples: int, side: int) -> bool:
+    return samples * side**2 * sum(math.prod(channels) for channels in _CHANNELS) <= REMEMBERED
 
 
 def _open_stage(settings: TrainHarmonizerSettings, *, blender: bool) -> tuple[Stage, Loader]:

@@ -206,6 +206,11 @@ class Loader:
         """Return the number of samples, of all ranks together."""
         return len(self._steps.places)
 
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the order of an epoch, of all ranks together: int64 (N,), numbers of samples, the same ones in each epoch."""
+        steps = self._steps
+        return epoch_order(steps.places, seed=steps.seed, epoch=epoch, shards_at_once=steps.shards_at_once)
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position as plain numbers; the batch that was handed out last counts as done.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from flows.make import train_harmonizer as module
 from flows.make.train_harmonizer import Batches, Course, foreground_mse, only_course, open_course, train_course
 from flows.settings import parse
 from flows.store.layout import Layout
-from flows.store.read import load_samples
+from flows.store.read import Damaged, load_samples
 from flows.view.harmonizer_page import render_harmonizer_page, write_harmonizer_page
 from realism.harmonizers import load_harmonizer
 from realism.harmonizers.batch import Triplets
@@ -54,6 +55,49 @@ def test_a_batch_is_that_of_its_number(run: Layout, tmp_path: Path) -> None:
             assert np.array_equal(layer, vars(first[number])[name])
     assert not np.array_equal(first[0].real, first[epoch].real)
     assert first[0].composite.shape == (4, 32, 32, 3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("varied", [{}, {"window": 0.5, "jitter": 0.3}], ids=["plain", "varied"])
+def test_batches_out_of_memory_are_those_that_were_read(
+    run: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, varied: dict[str, float]
+) -> None:
+    """Whether the samples fit into memory changes no batch: in order over epochs, and gone on with in the middle of one."""
+    course = open_course(settings_for(run, tmp_path, batch=3, **varied))
+    assert course.samples % 3  # some of each epoch are left out
+    remembering, later = Batches(course, workers=workers), Batches(course, workers=workers)
+    monkeypatch.setattr(module, "REMEMBERED", 0)
+    reading = Batches(course, workers=0)
+    end = 4 * (course.samples // 3)
+    for number in range(end):
+        wanted = reading.draw(number)
+        for batches in [remembering, later] if number >= end // 3 + 1 else [remembering]:
+            for layers in zip(vars(batches.draw(number)).values(), vars(wanted).values(), strict=True):
+                assert np.array_equal(*layers)
+    remembering.close()
+    later.close()
+
+
+def test_samples_that_fit_into_memory_are_read_once(
+    run: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once each sample has come, the shards are not needed; with more than fit they are."""
+    copied = Layout(Path(shutil.copytree(run.run, tmp_path / run.run.name)))
+    course = open_course(settings_for(copied, tmp_path, batch=2))
+    size = course.samples * 32 * 32 * 7
+    monkeypatch.setattr(module, "REMEMBERED", size)
+    remembering = Batches(course, workers=0)
+    monkeypatch.setattr(module, "REMEMBERED", size - 1)
+    reading = Batches(course, workers=0)
+    epoch = course.samples // 2
+    assert epoch * 2 == course.samples
+    for number in range(epoch):
+        remembering.draw(number)
+    shutil.rmtree(copied.run / "shards")
+    for number in range(epoch, 3 * epoch):
+        assert len(remembering.draw(number)) == 2
+    with pytest.raises(Damaged, match="No such file"):
+        reading.draw(epoch)
 
 
 def test_an_epoch_is_every_sample_once_mirrored_or_not(run: Layout, tmp_path: Path) -> None:
