@@ -186,6 +186,7 @@ class Loader:
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=workers > 0,
             worker_init_fn=_use_one_thread,
+            generator=torch.Generator(),  # nothing is drawn here; of torch's own each epoch would take a number
         )
         weakref.finalize(self, _end_workers, self._batches)  # at exit too, while they can still be told
 

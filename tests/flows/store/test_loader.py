@@ -71,6 +71,16 @@ def test_workers_change_nothing_in_the_order(run: Layout) -> None:
     assert keys_of(list(alone)) == keys_of(list(helped))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_leaves_torchs_generator_alone(run: Layout, workers: int) -> None:
+    """What a network draws, in dropout for instance, does not depend on where an epoch begins or reading goes on."""
+    before = torch.get_rng_state()
+    loader = load_samples(run.run, seed=1, batch_size=4, pictures=["mask"], workers=workers)
+    next(iter(loader))
+    list(loader)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_order_follows_from_seed_and_epoch(run: Layout) -> None:
     """The same seed gives the same epochs; another seed or epoch another order."""
     places = find_places(run, split="train", stage="harmonization", status="kept")
