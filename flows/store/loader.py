@@ -115,7 +115,8 @@ def load_samples(
         form: NumPy arrays or torch tensors.
         size: (height, width) that all pictures are resized to, by area where they shrink, else linearly.
         transform: Called with each decoded sample before batches are cut; a function of a module, so that workers of
-            any kind find it.
+            any kind find it. What it draws of torch's, NumPy's or Python's own generators in a worker follows from
+            `torch.manual_seed`, `seed`, the position at which the workers were started, rank and worker.
         batch_size: Samples of a batch, on each rank; single samples where not given.
         drop_last: Leave out the end of an epoch that does not give every rank a full batch. All ranks then make the
             same number of steps, as gradient averaging needs.
@@ -178,6 +179,7 @@ class Loader:
         self.epoch, self.consumed = 0, 0
         self._steps = steps
         self.pipeline = wds.DataPipeline(steps, *stages)
+        self._generator = torch.Generator()  # torch's own, of which each epoch would take a number, is the network's
         self._batches: DataLoader[Any] = DataLoader(
             self.pipeline,
             batch_size=None,
@@ -186,13 +188,14 @@ class Loader:
             multiprocessing_context="forkserver" if workers else None,
             persistent_workers=workers > 0,
             worker_init_fn=_use_one_thread,
-            generator=torch.Generator(),  # nothing is drawn here; of torch's own each epoch would take a number
+            generator=self._generator,
         )
         weakref.finalize(self, _end_workers, self._batches)  # at exit too, while they can still be told
 
     def __iter__(self) -> Iterator[Any]:
         """Hand out the rest of the epoch, then move on to the next one."""
         self._steps.start(self.epoch, self.consumed)
+        self._generator.manual_seed(self._steps.seed_of_workers(self.epoch, self.consumed))
         for batch in self._batches:
             self.consumed = min(self.consumed + self._steps.stride, self.samples)
             yield batch
@@ -302,6 +305,11 @@ class _Steps(IterableDataset[tuple[Path, int, int]]):
     def start(self, epoch: int, consumed: int) -> None:
         """Tell this process and its workers where the next iteration begins."""
         self._start[:] = torch.tensor([epoch, consumed])
+
+    def seed_of_workers(self, epoch: int, consumed: int) -> int:
+        """Return what the generators of the workers follow from, for transforms that draw; another on each rank."""
+        words = [torch.initial_seed() % 2**64, self.seed or 0, epoch, consumed, self.rank]
+        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
 
     def count(self, consumed: int) -> int:
         """Return how many steps are left on this rank after `consumed` samples of all ranks."""

@@ -268,6 +268,28 @@ def test_a_transform_is_applied_in_the_workers(run: Layout) -> None:
     assert batch["brightness"] == [float(picture.mean()) for picture in batch["real"]]
 
 
+def roll(sample: Sample) -> Sample:
+    """Stand in for a trainer's augmentation that draws."""
+    return {**sample, "rolled": (float(torch.rand(())), float(np.random.rand()))}  # noqa: NPY002 - as trainers do
+
+
+def test_what_a_transform_draws_in_a_worker_follows_from_the_seeds(run: Layout) -> None:
+    """The same again in another training of the same seeds, something else with another seed, rank or beginning."""
+
+    def rolled(*, own: int = 0, rank: int = 0, consumed: int = 0) -> tuple[Any, ...]:
+        with torch.random.fork_rng():
+            torch.manual_seed(own)
+            loader = load_samples(
+                run.run, transform=roll, batch_size=2, pictures=[], seed=1, workers=1, rank=rank, world_size=2
+            )
+            loader.load_state_dict({**loader.state_dict(), "consumed": consumed})
+            return tuple(next(iter(loader))["rolled"])
+
+    first = rolled()
+    assert first == rolled()
+    assert len({first, rolled(own=1), rolled(rank=1), rolled(consumed=4)}) == 4
+
+
 def test_rejected_samples_are_loaded_but_those_without_pictures(tmp_path: Path) -> None:
     """What the gates dropped comes like the rest; a photograph that could not be read has nothing to show."""
     write_coco(tmp_path / "coco", images=12)
