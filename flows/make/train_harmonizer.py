@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -200,7 +201,7 @@ class Batches:
             world_size=1,
         )
         self._epoch_length = self._loader.samples // numbers.batch
-        self._order = (-1, self._loader.order(0))
+        self._order = lru_cache(maxsize=1)(self._loader.order)  # an epoch's batches are asked for one after the other
         self._next = -1
         self._epoch: Iterator[Any] = iter(())
         self._memory = Memory(self._loader.samples, side=read) if _fits(self._loader.samples, read) else None
@@ -208,10 +209,8 @@ class Batches:
     def draw(self, number: int) -> Triplets:
         """Return a batch; where it must be read, and they are asked for in order, the next ones are read meanwhile."""
         epoch, place = divmod(number, self._epoch_length)
-        if epoch != self._order[0]:
-            self._order = (epoch, self._loader.order(epoch))
         first = place * self._numbers.batch
-        samples = self._order[1][first : first + self._numbers.batch]
+        samples = self._order(epoch)[first : first + self._numbers.batch]
         batch = None if self._memory is None else self._memory.recall(samples)
         if batch is None:
             batch = self._read(number, epoch=epoch, consumed=first)
